@@ -1,0 +1,17 @@
+//! The vocabulary of the product: sites, epochs, streams, stamps, vectors and operations.
+//!
+//! Pure: no clock, no I/O, no runtime.
+
+mod id;
+mod stamp;
+mod vector;
+
+pub use id::{Epoch, Error as IdError, Incarnation, Lsn, SiteId, SiteName, StreamId};
+pub use stamp::{Stamp, Version};
+pub use vector::{Error as VectorError, Vector};
+
+/// The operations of the journal, generated from `proto/cfs/v1/op.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod op {
+    include!(concat!(env!("OUT_DIR"), "/cfs.v1.rs"));
+}
