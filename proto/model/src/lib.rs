@@ -2,10 +2,13 @@
 //!
 //! Pure: no clock, no I/O, no runtime.
 
+mod cluster;
 mod id;
 mod stamp;
 mod vector;
+mod wire;
 
+pub use cluster::{ClusterId, Error as ClusterIdError};
 pub use id::{Epoch, Error as IdError, Incarnation, Lsn, SiteId, SiteName, StreamId};
 pub use stamp::{Stamp, Version};
 pub use vector::{Error as VectorError, Vector};
