@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The operator's command line.
+//!
+//! Data goes to standard output and nothing else does; messages, progress and questions go to standard error.
+
+pub mod args;
+pub mod commands;
+pub mod context;
+pub mod op_json;
+pub mod output;
+mod run;
+pub mod tree;
+
+pub use context::Context;
+pub use run::main;

@@ -1,0 +1,40 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser};
+
+use crate::commands::Command;
+use crate::output::Format;
+
+/// Where the configuration is unless said otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/claudefs/repl.toml";
+
+/// Replicates a file system's metadata journal between sites.
+#[derive(Debug, Parser)]
+#[command(name = "cfs", version, about, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Global {
+    /// The site's configuration file
+    #[arg(long, global = true, value_name = "PATH", env = "CFS_CONFIG", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// How to print data
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    /// Print without colours; so does the variable NO_COLOR
+    #[arg(long, global = true)]
+    pub no_color: bool,
+    /// Say more on standard error; twice: still more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}

@@ -1,0 +1,26 @@
+//! `cfs journal`: write to and look into the journal.
+
+use std::process::ExitCode;
+
+use crate::Context;
+
+pub mod append;
+pub mod import;
+
+/// Verbs of `cfs journal`.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Append the metadata of a directory tree
+    Import(import::Args),
+    /// Append operations read as JSON lines from standard input
+    Append(append::Args),
+}
+
+impl Command {
+    pub(super) async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Import(args) => import::run(context, args).await,
+            Self::Append(args) => append::run(context, args).await,
+        }
+    }
+}

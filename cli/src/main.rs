@@ -1,0 +1,7 @@
+//! The `cfs` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cfs::main()
+}

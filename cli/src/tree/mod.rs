@@ -1,0 +1,1 @@
+//! Walks, compares and follows a real directory tree.
