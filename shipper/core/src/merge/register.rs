@@ -1,0 +1,331 @@
+//! Registers, their values, and the one encoding of each.
+
+use bytes::{Buf, BufMut};
+use cfs_model::{Epoch, Incarnation, Lsn, SiteId, Stamp, Version};
+use prost::encoding::{decode_varint, encode_varint};
+
+/// Bytes of an encoded [`Version`].
+pub const VERSION_BYTES: usize = 33;
+
+/// Stored bytes that are not what this version of the code writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("its {0} does not decode")]
+pub struct Malformed(pub &'static str);
+
+/// Appends epoch, clock, site, incarnation and LSN, little-endian.
+pub fn encode_version(version: &Version, out: &mut Vec<u8>) {
+    let Version { stamp, lsn } = version;
+    let mut bytes = [0; VERSION_BYTES];
+    bytes[..8].copy_from_slice(&stamp.epoch.0.to_le_bytes());
+    bytes[8..16].copy_from_slice(&stamp.clock.to_le_bytes());
+    bytes[16] = stamp.site.0;
+    bytes[17..25].copy_from_slice(&stamp.incarnation.0.to_le_bytes());
+    bytes[25..].copy_from_slice(&lsn.0.to_le_bytes());
+    out.extend_from_slice(&bytes);
+}
+
+/// Reads what [`encode_version`] wrote and moves `bytes` past it.
+pub fn decode_version(bytes: &mut &[u8]) -> Result<Version, Malformed> {
+    if bytes.len() < VERSION_BYTES {
+        return Err(Malformed("version"));
+    }
+    let epoch = Epoch(bytes.get_u64_le());
+    let clock = bytes.get_u64_le();
+    let site = SiteId(bytes.get_u8());
+    let incarnation = Incarnation(bytes.get_u64_le());
+    let lsn = Lsn(bytes.get_u64_le());
+    Ok(Version { stamp: Stamp { epoch, clock, site, incarnation }, lsn })
+}
+
+/// The registers of one inode, in the order of their encoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Field {
+    /// Whether it exists, and what cannot change while it does.
+    Life = 0,
+    /// Permission bits.
+    Mode = 1,
+    /// Owner.
+    Uid = 2,
+    /// Group.
+    Gid = 3,
+    /// Size in bytes.
+    Size = 4,
+    /// Time of the last change of content.
+    Mtime = 5,
+    /// Time of the last change of attributes.
+    Ctime = 6,
+    /// Opaque description of where the content is.
+    Extents = 7,
+}
+
+impl Field {
+    /// Every field, in order.
+    pub const ALL: [Self; 8] = [
+        Self::Life,
+        Self::Mode,
+        Self::Uid,
+        Self::Gid,
+        Self::Size,
+        Self::Mtime,
+        Self::Ctime,
+        Self::Extents,
+    ];
+
+    /// This field's bit in a set of fields.
+    pub const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
+    /// The name that operators see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Life => "life",
+            Self::Mode => "mode",
+            Self::Uid => "uid",
+            Self::Gid => "gid",
+            Self::Size => "size",
+            Self::Mtime => "mtime",
+            Self::Ctime => "ctime",
+            Self::Extents => "extents",
+        }
+    }
+}
+
+/// Whether an inode exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life<'a> {
+    /// It was removed. The number may live again.
+    Removed,
+    /// It exists.
+    Live {
+        /// Number of its kind, as in `cfs.v1.InodeKind`.
+        kind: u8,
+        /// `st_rdev` of a device node, otherwise 0.
+        device: u64,
+        /// Where a symbolic link points, otherwise empty.
+        target: &'a [u8],
+    },
+}
+
+/// The value of one field of an inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// Of [`Field::Life`].
+    Life(Life<'a>),
+    /// Of mode, uid, gid and size.
+    Number(u64),
+    /// Of the times.
+    Time {
+        /// Since the Unix epoch.
+        seconds: i64,
+        /// Below 1e9.
+        nanos: u32,
+    },
+    /// Of the extents.
+    Bytes(&'a [u8]),
+}
+
+const fn zigzag(n: i64) -> u64 {
+    ((n << 1) ^ (n >> 63)) as u64
+}
+
+const fn unzigzag(n: u64) -> i64 {
+    (n >> 1) as i64 ^ -((n & 1) as i64)
+}
+
+fn take_varint(bytes: &mut &[u8], what: &'static str) -> Result<u64, Malformed> {
+    decode_varint(bytes).map_err(|_| Malformed(what))
+}
+
+fn take_slice<'a>(bytes: &mut &'a [u8], what: &'static str) -> Result<&'a [u8], Malformed> {
+    let len = usize::try_from(take_varint(bytes, what)?).map_err(|_| Malformed(what))?;
+    let (slice, rest) = bytes.split_at_checked(len).ok_or(Malformed(what))?;
+    *bytes = rest;
+    Ok(slice)
+}
+
+impl<'a> Value<'a> {
+    /// Appends the encoding: numbers as varints, seconds zigzag, bytes after their length.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self::Life(Life::Removed) => out.put_u8(0),
+            Self::Life(Life::Live { kind, device, target }) => {
+                out.put_u8(1);
+                out.put_u8(kind);
+                encode_varint(device, out);
+                encode_varint(target.len() as u64, out);
+                out.extend_from_slice(target);
+            }
+            Self::Number(n) => encode_varint(n, out),
+            Self::Time { seconds, nanos } => {
+                encode_varint(zigzag(seconds), out);
+                encode_varint(u64::from(nanos), out);
+            }
+            Self::Bytes(bytes) => {
+                encode_varint(bytes.len() as u64, out);
+                out.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    /// Reads the value of `field` and moves `bytes` past it.
+    pub fn decode(field: Field, bytes: &mut &'a [u8]) -> Result<Self, Malformed> {
+        let what = field.name();
+        Ok(match field {
+            Field::Life => Self::Life(decode_life(bytes)?),
+            Field::Mode | Field::Uid | Field::Gid | Field::Size => Self::Number(take_varint(bytes, what)?),
+            Field::Mtime | Field::Ctime => {
+                let seconds = unzigzag(take_varint(bytes, what)?);
+                let nanos = u32::try_from(take_varint(bytes, what)?).map_err(|_| Malformed(what))?;
+                Self::Time { seconds, nanos }
+            }
+            Field::Extents => Self::Bytes(take_slice(bytes, what)?),
+        })
+    }
+}
+
+fn decode_life<'a>(bytes: &mut &'a [u8]) -> Result<Life<'a>, Malformed> {
+    const WHAT: &str = "life";
+    let (tag, rest) = bytes.split_first().ok_or(Malformed(WHAT))?;
+    *bytes = rest;
+    match tag {
+        0 => Ok(Life::Removed),
+        1 => {
+            let (kind, rest) = bytes.split_first().ok_or(Malformed(WHAT))?;
+            *bytes = rest;
+            let device = take_varint(bytes, WHAT)?;
+            Ok(Life::Live { kind: *kind, device, target: take_slice(bytes, WHAT)? })
+        }
+        _ => Err(Malformed(WHAT)),
+    }
+}
+
+/// What a directory entry holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dentry {
+    /// The entry that wrote it.
+    pub version: Version,
+    /// Inode and number of its kind; `None` is a tombstone.
+    pub target: Option<(u64, u8)>,
+}
+
+impl Dentry {
+    /// Appends the version, then 0, or 1 with inode and kind.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        encode_version(&self.version, out);
+        match self.target {
+            None => out.put_u8(0),
+            Some((inode, kind)) => {
+                out.put_u8(1);
+                out.put_u64_le(inode);
+                out.put_u8(kind);
+            }
+        }
+    }
+
+    /// Reads what [`Self::encode`] wrote, which must fill `bytes`.
+    pub fn decode(mut bytes: &[u8]) -> Result<Self, Malformed> {
+        let version = decode_version(&mut bytes)?;
+        let target = match bytes {
+            [0] => None,
+            [1, inode @ .., kind] => {
+                let inode = inode.try_into().map_err(|_| Malformed("target"))?;
+                Some((u64::from_le_bytes(inode), *kind))
+            }
+            _ => return Err(Malformed("target")),
+        };
+        Ok(Self { version, target })
+    }
+}
+
+/// What an extended attribute holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Xattr<'a> {
+    /// The entry that wrote it.
+    pub version: Version,
+    /// The value; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+}
+
+impl<'a> Xattr<'a> {
+    /// Appends the version, then 0, or 1 with the value.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        encode_version(&self.version, out);
+        match self.value {
+            None => out.put_u8(0),
+            Some(value) => {
+                out.put_u8(1);
+                out.extend_from_slice(value);
+            }
+        }
+    }
+
+    /// Reads what [`Self::encode`] wrote, which must fill `bytes`.
+    pub fn decode(mut bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let version = decode_version(&mut bytes)?;
+        let value = match bytes {
+            [0] => None,
+            [1, value @ ..] => Some(value),
+            _ => return Err(Malformed("value")),
+        };
+        Ok(Self { version, value })
+    }
+}
+
+/// The name of a register.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Register {
+    /// One field of an inode.
+    Field(u64, Field),
+    /// The entry of this name in this directory.
+    Dentry(u64, Vec<u8>),
+    /// The extended attribute of this name on this inode.
+    Xattr(u64, Vec<u8>),
+}
+
+impl Register {
+    const FIELD: u8 = 1;
+    const DENTRY: u8 = 2;
+    const XATTR: u8 = 3;
+    /// The longest encoding.
+    pub const MAX_BYTES: usize = 1 + 8 + 1 + 255;
+
+    /// Appends the encoding: table, inode big-endian, then the field, or the name after its length; so no register's
+    /// encoding begins another's.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Field(inode, field) => {
+                out.put_u8(Self::FIELD);
+                out.put_u64(*inode);
+                out.put_u8(*field as u8);
+            }
+            Self::Dentry(inode, name) => Self::encode_named(Self::DENTRY, *inode, name, out),
+            Self::Xattr(inode, name) => Self::encode_named(Self::XATTR, *inode, name, out),
+        }
+    }
+
+    fn encode_named(table: u8, inode: u64, name: &[u8], out: &mut Vec<u8>) {
+        out.put_u8(table);
+        out.put_u64(inode);
+        out.put_u8(name.len() as u8);
+        out.extend_from_slice(name);
+    }
+
+    /// Reads what [`Self::encode`] wrote, which must fill `bytes`.
+    pub fn decode(mut bytes: &[u8]) -> Result<Self, Malformed> {
+        const WHAT: Malformed = Malformed("register");
+        if bytes.len() < 10 {
+            return Err(WHAT);
+        }
+        let (table, inode, tail) = (bytes.get_u8(), bytes.get_u64(), bytes.get_u8());
+        match table {
+            Self::FIELD if bytes.is_empty() => {
+                Ok(Self::Field(inode, *Field::ALL.get(usize::from(tail)).ok_or(WHAT)?))
+            }
+            Self::DENTRY if bytes.len() == usize::from(tail) => Ok(Self::Dentry(inode, bytes.to_vec())),
+            Self::XATTR if bytes.len() == usize::from(tail) => Ok(Self::Xattr(inode, bytes.to_vec())),
+            _ => Err(WHAT),
+        }
+    }
+}
