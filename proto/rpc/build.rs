@@ -1,8 +1,24 @@
 //! Compiles the services in pure Rust. The messages of `op.proto` are those of `cfs-model`.
 
 const OPERATIONS: [&str; 18] = [
-    "InodeKind", "Time", "Attributes", "Create", "Mkdir", "Symlink", "Link", "Unlink", "Rmdir", "Rename", "Write",
-    "Truncate", "SetAttr", "SetXattr", "RemoveXattr", "StreamPosition", "Forget", "Op",
+    "InodeKind",
+    "Time",
+    "Attributes",
+    "Create",
+    "Mkdir",
+    "Symlink",
+    "Link",
+    "Unlink",
+    "Rmdir",
+    "Rename",
+    "Write",
+    "Truncate",
+    "SetAttr",
+    "SetXattr",
+    "RemoveXattr",
+    "StreamPosition",
+    "Forget",
+    "Op",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

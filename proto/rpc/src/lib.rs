@@ -1,4 +1,21 @@
 //! What two processes must agree on: the services, the identity in a certificate, and how bytes travel.
+//!
+//! A process loads its certificate ([`tls::SharedTls`]), accepts ([`serve::incoming`]) and connects
+//! ([`connect::Connector`]) over mTLS; on one machine it uses Unix sockets ([`unix`]). Clock, randomness and network are
+//! arguments ([`clock`], [`net`]).
+
+pub mod ca;
+pub mod clock;
+pub mod connect;
+pub mod http2;
+pub mod identity;
+pub mod io;
+pub mod net;
+mod private_file;
+mod refusal;
+pub mod serve;
+pub mod tls;
+pub mod unix;
 
 /// The services, generated from `proto/cfs/v1/*.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

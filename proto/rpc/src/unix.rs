@@ -1,0 +1,204 @@
+//! Unix sockets between processes of one machine: the socket's mode and the caller's uid decide who may speak.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::Stream;
+use hyper_util::rt::TokioIo;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::http2;
+use crate::io::Io;
+use crate::private_file;
+
+/// Connections to one socket at the same time; more wait in the kernel's queue.
+pub const MAX_CONNECTIONS: usize = 512;
+
+/// What went wrong with a socket.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process answers on it.
+    #[error("a process listens on {0} already: stop it first, two must not serve one site")]
+    InUse(PathBuf),
+    /// Something that is not a socket stands there.
+    #[error("{0} exists and is no socket: move it away")]
+    NotASocket(PathBuf),
+    /// It could not be made.
+    #[error("cannot listen on {path}: {source}")]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nobody answers.
+    #[error("the {who} does not answer on {path}: is it running? ({source})")]
+    Down {
+        /// Who was expected, as in "shipper of site-a".
+        who: String,
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The socket belongs to somebody else.
+    #[error("may not connect to {path}: run as root or as the user of the {who}")]
+    Forbidden {
+        /// Who was expected.
+        who: String,
+        /// The socket.
+        path: PathBuf,
+    },
+    /// It answers, but not as gRPC.
+    #[error("what listens on {path} does not answer as gRPC: {reason}")]
+    Protocol {
+        /// The socket.
+        path: PathBuf,
+        /// What the library said.
+        reason: String,
+    },
+}
+
+/// The process at the other end. Handlers find it in a request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalPeer {
+    /// Its effective user when it connected: ours, or root.
+    pub uid: u32,
+    /// Its process number, where the kernel tells.
+    pub pid: Option<i32>,
+}
+
+impl LocalPeer {
+    /// The caller of a request that came over a Unix socket; `None` for one that came over mTLS.
+    pub fn of<T>(request: &tonic::Request<T>) -> Option<&Self> {
+        request.extensions().get::<Self>()
+    }
+}
+
+/// Listens on `path` with mode 0600; creates its directory with 0700 if it is missing. A socket that a dead process left
+/// behind is replaced. Must be called within a tokio runtime.
+///
+/// # Errors
+/// [`Error::InUse`] if somebody answers there, [`Error::NotASocket`], [`Error::Listen`].
+pub fn bind(path: &Path) -> Result<UnixListener, Error> {
+    let failed = |source| Error::Listen { path: path.to_owned(), source };
+    if let Some(dir) = path.parent().filter(|dir| !dir.exists()) {
+        private_file::create_directory(dir).map_err(failed)?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(Error::NotASocket(path.to_owned())),
+        Ok(_) => remove_stale(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // Until here only the directory's mode protects the socket; whoever slipped in is still refused by its uid.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+fn remove_stale(path: &Path) -> Result<(), Error> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(Error::InUse(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(|source| Error::Listen { path: path.to_owned(), source })
+        }
+        Err(source) => Err(Error::Listen { path: path.to_owned(), source }),
+    }
+}
+
+/// Connections from our own user and from root. Ends the listening when dropped.
+pub struct Incoming {
+    ready: mpsc::Receiver<Io<LocalPeer>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<Io<LocalPeer>>;
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.ready.poll_recv(cx).map(|io| io.map(Ok))
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// What `serve_with_incoming` of tonic takes. Connections of other users are closed and logged. Must be called within a
+/// tokio runtime.
+pub fn incoming(listener: UnixListener) -> Incoming {
+    let (hand_over, ready) = mpsc::channel(16);
+    Incoming { ready, accepting: tokio::spawn(accept_all(listener, hand_over)) }
+}
+
+async fn accept_all(listener: UnixListener, hand_over: mpsc::Sender<Io<LocalPeer>>) {
+    let own = rustix::process::geteuid().as_raw();
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        // The semaphore is never closed.
+        let Ok(connection) = connections.clone().acquire_owned().await else { return };
+        let accepted = match listener.accept().await {
+            Ok((stream, _)) => stream.peer_cred().map(|credentials| (stream, credentials)),
+            Err(error) => Err(error),
+        };
+        match accepted {
+            Ok((_, credentials)) if !may_speak(credentials.uid(), own) => {
+                tracing::warn!(
+                    uid = credentials.uid(),
+                    pid = credentials.pid(),
+                    "refused a local connection of another user"
+                );
+            }
+            Ok((stream, credentials)) => {
+                let peer = LocalPeer { uid: credentials.uid(), pid: credentials.pid() };
+                if hand_over.send(Io::new(Box::new(stream), peer).holding(connection)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a local connection, trying again");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+fn may_speak(uid: u32, own: u32) -> bool {
+    uid == own || uid == 0
+}
+
+/// A channel to the process that listens on `path`; `who` names it in errors, as in "shipper of site-a". A channel whose
+/// connection broke connects again at its next call.
+///
+/// # Errors
+/// [`Error::Down`] when nobody listens, [`Error::Forbidden`], [`Error::Protocol`].
+pub async fn connect(path: &Path, who: &str) -> Result<Channel, Error> {
+    // tonic would hide this error's text behind "transport error".
+    drop(UnixStream::connect(path).await.map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied => Error::Forbidden { who: who.to_owned(), path: path.to_owned() },
+        _ => Error::Down { who: who.to_owned(), path: path.to_owned(), source },
+    })?);
+    let at = path.to_owned();
+    let connect = tower::service_fn(move |_: Uri| {
+        let at = at.clone();
+        async move { UnixStream::connect(at).await.map(TokioIo::new) }
+    });
+    let endpoint = http2::client(Endpoint::from_static("http://localhost"));
+    endpoint
+        .connect_with_connector(connect)
+        .await
+        .map_err(|error| Error::Protocol { path: path.to_owned(), reason: error.to_string() })
+}
+
+#[cfg(test)]
+#[path = "unix_tests.rs"]
+mod tests;
