@@ -11,7 +11,7 @@ pub mod http2;
 pub mod identity;
 pub mod io;
 pub mod net;
-mod private_file;
+pub mod private_file;
 mod refusal;
 pub mod serve;
 pub mod tls;

@@ -1,4 +1,4 @@
-//! Files that only their owner may read, replaced in one step.
+//! Files that only their owner may read, replaced in one step. Every function blocks.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -6,17 +6,23 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Largest file with a key or certificates that is read.
-pub(crate) const MAX_BYTES: u64 = 256 * 1024;
+pub const MAX_BYTES: u64 = 256 * 1024;
 
 /// Creates `dir` and what is missing above it with mode 0700; an existing directory keeps its owner and is set to 0700.
-pub(crate) fn create_directory(dir: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// What the system said.
+pub fn create_directory(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
 }
 
 /// Writes `dir/name` with mode 0600 so that after a crash either the old or the new content is there, never a part:
-/// temporary file, fsync, rename, fsync of the directory.
-pub(crate) fn replace(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+/// temporary file, fsync, rename, fsync of the directory. On stable storage on return.
+///
+/// # Errors
+/// What the system said; after an error either content may be the durable one.
+pub fn replace(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let temporary = dir.join(format!(".{name}.{}.tmp", std::process::id()));
     // One left behind by a crashed process of the same number would have the wrong mode and content.
     match std::fs::remove_file(&temporary) {
@@ -31,7 +37,10 @@ pub(crate) fn replace(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> 
 }
 
 /// Reads a whole file of at most [`MAX_BYTES`].
-pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// What the system said, or that the file is larger.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut content)?;
     if content.len() as u64 > MAX_BYTES {
@@ -41,6 +50,9 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Whether anybody but the owner may read or write the file.
-pub(crate) fn is_exposed(path: &Path) -> io::Result<bool> {
+///
+/// # Errors
+/// What the system said.
+pub fn is_exposed(path: &Path) -> io::Result<bool> {
     Ok(std::fs::metadata(path)?.permissions().mode() & 0o077 != 0)
 }

@@ -39,23 +39,16 @@ pub enum Error {
         source: io::Error,
     },
     /// Nobody answers.
-    #[error("the {who} does not answer on {path}: is it running? ({source})")]
+    #[error("nothing answers on {path}: is the process that serves it running? ({source})")]
     Down {
-        /// Who was expected, as in "shipper of site-a".
-        who: String,
         /// The socket.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
     /// The socket belongs to somebody else.
-    #[error("may not connect to {path}: run as root or as the user of the {who}")]
-    Forbidden {
-        /// Who was expected.
-        who: String,
-        /// The socket.
-        path: PathBuf,
-    },
+    #[error("may not connect to {0}: run as root or as the user of the process that serves it")]
+    Forbidden(PathBuf),
     /// It answers, but not as gRPC.
     #[error("what listens on {path} does not answer as gRPC: {reason}")]
     Protocol {
@@ -176,16 +169,16 @@ fn may_speak(uid: u32, own: u32) -> bool {
     uid == own || uid == 0
 }
 
-/// A channel to the process that listens on `path`; `who` names it in errors, as in "shipper of site-a". A channel whose
+/// A channel to the process that listens on `path`. A channel whose
 /// connection broke connects again at its next call.
 ///
 /// # Errors
 /// [`Error::Down`] when nobody listens, [`Error::Forbidden`], [`Error::Protocol`].
-pub async fn connect(path: &Path, who: &str) -> Result<Channel, Error> {
+pub async fn connect(path: &Path) -> Result<Channel, Error> {
     // tonic would hide this error's text behind "transport error".
     drop(UnixStream::connect(path).await.map_err(|source| match source.kind() {
-        io::ErrorKind::PermissionDenied => Error::Forbidden { who: who.to_owned(), path: path.to_owned() },
-        _ => Error::Down { who: who.to_owned(), path: path.to_owned(), source },
+        io::ErrorKind::PermissionDenied => Error::Forbidden(path.to_owned()),
+        _ => Error::Down { path: path.to_owned(), source },
     })?);
     let at = path.to_owned();
     let connect = tower::service_fn(move |_: Uri| {
