@@ -14,6 +14,8 @@ pub mod net;
 pub mod private_file;
 mod refusal;
 pub mod serve;
+#[cfg(test)]
+mod test_site;
 pub mod tls;
 pub mod unix;
 

@@ -44,3 +44,10 @@ pub const MAX_FRAME_BYTES: usize = MAX_BATCH_BYTES + FRAME_TARGET_BYTES + 64 * 1
 pub const MAX_TRANSACTION_ENTRIES: usize = 4096;
 /// Raw payload bytes in one transaction of the store.
 pub const MAX_TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
+
+/// How far the stream's clock may be ahead of the site's own time before the origin refuses to append: 24 h.
+pub const MAX_CLOCK_AHEAD_NS: u64 = 24 * 3600 * 1_000_000_000;
+/// Opened epochs that are remembered.
+pub const MAX_OPENED_EPOCHS: usize = 10_000;
+/// Marks in a timeline of one stream.
+pub const MAX_LAG_MARKS: usize = 1024;

@@ -227,15 +227,19 @@ impl Dentry {
     /// Reads what [`Self::encode`] wrote, which must fill `bytes`.
     pub fn decode(mut bytes: &[u8]) -> Result<Self, Malformed> {
         let version = decode_version(&mut bytes)?;
-        let target = match bytes {
-            [0] => None,
+        Ok(Self { version, target: Self::decode_target(bytes)? })
+    }
+
+    /// Reads what follows the version.
+    pub fn decode_target(bytes: &[u8]) -> Result<Option<(u64, u8)>, Malformed> {
+        match bytes {
+            [0] => Ok(None),
             [1, inode @ .., kind] => {
                 let inode = inode.try_into().map_err(|_| Malformed("target"))?;
-                Some((u64::from_le_bytes(inode), *kind))
+                Ok(Some((u64::from_le_bytes(inode), *kind)))
             }
-            _ => return Err(Malformed("target")),
-        };
-        Ok(Self { version, target })
+            _ => Err(Malformed("target")),
+        }
     }
 }
 

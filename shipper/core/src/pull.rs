@@ -1,0 +1,109 @@
+//! From which site each stream is pulled.
+
+use std::collections::BTreeMap;
+
+use cfs_model::{Lsn, SiteId, StreamId};
+
+/// Which session pulls what. A session is one connection to one source.
+#[derive(Debug, Default)]
+pub struct Plan {
+    sources: BTreeMap<u64, Source>,
+    pulls: BTreeMap<StreamId, u64>,
+}
+
+#[derive(Debug)]
+struct Source {
+    site: SiteId,
+    durable: BTreeMap<StreamId, Lsn>,
+    /// Not to be asked for these streams before that time.
+    refused_until_ms: BTreeMap<StreamId, u64>,
+}
+
+impl Plan {
+    /// A source answered.
+    pub fn connected(&mut self, session: u64, site: SiteId) {
+        let source = Source { site, durable: BTreeMap::new(), refused_until_ms: BTreeMap::new() };
+        self.sources.insert(session, source);
+    }
+
+    /// A source is gone; its streams are free to be pulled from others.
+    pub fn disconnected(&mut self, session: u64) {
+        self.sources.remove(&session);
+        self.pulls.retain(|_, by| *by != session);
+    }
+
+    /// A source said how far it holds a stream.
+    pub fn offered(&mut self, session: u64, stream: StreamId, durable: Lsn) {
+        if let Some(source) = self.sources.get_mut(&session) {
+            let known = source.durable.entry(stream).or_default();
+            *known = durable.max(*known);
+        }
+    }
+
+    /// A source would not serve a stream; it is not asked again before `until_ms`.
+    pub fn refused(&mut self, session: u64, stream: StreamId, until_ms: u64) {
+        if self.pulls.get(&stream) == Some(&session) {
+            self.pulls.remove(&stream);
+        }
+        if let Some(source) = self.sources.get_mut(&session) {
+            source.refused_until_ms.insert(stream, until_ms);
+        }
+    }
+
+    /// The session that pulls a stream.
+    pub fn puller(&self, stream: StreamId) -> Option<(u64, SiteId)> {
+        let session = *self.pulls.get(&stream)?;
+        Some((session, self.sources.get(&session)?.site))
+    }
+
+    /// The streams that `session` has to ask its source for now. `held` is how far a stream was received here; `wanted`
+    /// says whether it is to be pulled at all (the own stream is only after a loss).
+    ///
+    /// A stream goes to the first source that has more than is held here, and moves to its origin when that has more;
+    /// it leaves a source that has nothing more while another has. A session that asked for a stream which it does not
+    /// [pull](Self::pulls) any more cancels it.
+    pub fn to_ask(
+        &mut self,
+        session: u64,
+        now_ms: u64,
+        held: impl Fn(StreamId) -> Lsn,
+        wanted: impl Fn(StreamId) -> bool,
+    ) -> Vec<StreamId> {
+        self.pulls.retain(|stream, by| *by != session || wanted(*stream));
+        let Some(source) = self.sources.get(&session) else { return Vec::new() };
+        let mut asked = Vec::new();
+        for (stream, durable) in &source.durable {
+            let refused = source.refused_until_ms.get(stream).is_some_and(|until| now_ms < *until);
+            if refused || !wanted(*stream) || *durable <= held(*stream) {
+                continue;
+            }
+            let take = match self.pulls.get(stream) {
+                None => true,
+                Some(by) if *by == session => false,
+                Some(by) => {
+                    let other = self.sources.get(by).and_then(|other| other.durable.get(stream)).copied();
+                    stream.site == source.site || other.is_none_or(|other| other <= held(*stream))
+                }
+            };
+            if take {
+                asked.push(*stream);
+            }
+        }
+        self.pulls.extend(asked.iter().map(|stream| (*stream, session)));
+        asked
+    }
+
+    /// Whether `session` still pulls `stream`; what arrives otherwise is late and dropped.
+    pub fn pulls(&self, session: u64, stream: StreamId) -> bool {
+        self.pulls.get(&stream) == Some(&session)
+    }
+
+    /// The furthest that any connected source holds each stream.
+    pub fn furthest(&self, stream: StreamId) -> Lsn {
+        self.sources.values().filter_map(|source| source.durable.get(&stream)).copied().max().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+#[path = "pull_tests.rs"]
+mod tests;

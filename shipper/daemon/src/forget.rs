@@ -1,0 +1,84 @@
+//! The primary's part in forgetting: once every enrolled site has applied what removed them, tombstones go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cfs_model::Vector;
+use cfs_model::op::op::Kind;
+use cfs_model::op::{Forget, Op};
+use prost::Message;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::node::Node;
+use crate::path::commit::Admitted;
+
+/// How often it is looked at.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// The producer name under which the shipper appends; producers' names hold no control characters.
+const PRODUCER: Bytes = Bytes::from_static(b"\0shipper");
+
+/// Runs for as long as the process lives.
+pub(crate) async fn run(node: Arc<Node>, queue: mpsc::UnboundedSender<Admitted>) {
+    let mut candidate: Option<Vector> = None;
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        if node.admission().accepting().is_none() || node.store.tombstones().is_ok_and(|n| n == 0) {
+            candidate = None;
+            continue;
+        }
+        candidate = match candidate {
+            None => Some(node.store.position().applied),
+            Some(vector) => match settled(&node, &vector) {
+                None => Some(vector),
+                // What every site had written by then is applied here, so nothing that is still to come can be older.
+                Some(ends) if node.store.position().applied.covers(&ends) => {
+                    append(&node, &queue, &vector).await;
+                    None
+                }
+                Some(_) => Some(vector),
+            },
+        };
+    }
+}
+
+/// If every enrolled site has applied `vector`: the ends that the sites' own streams have.
+fn settled(node: &Node, vector: &Vector) -> Option<Vector> {
+    let peers = node.peers.lock();
+    let mut ends = Vector::new();
+    for peer in peers.values() {
+        peer.heard_at_ms.filter(|at| node.boot_ms().saturating_sub(*at) < node.silence_ms())?;
+        if !vector.iter().all(|(stream, lsn)| peer.applied.get(&stream).is_some_and(|applied| *applied >= lsn)) {
+            return None;
+        }
+        for (stream, end) in peer.durable.iter().filter(|(stream, _)| stream.site == peer.id) {
+            ends.advance(*stream, *end);
+        }
+    }
+    Some(ends)
+}
+
+async fn append(node: &Node, queue: &mpsc::UnboundedSender<Admitted>, vector: &Vector) {
+    let op = Op { kind: Some(Kind::Forget(Forget { positions: vector.to_wire() })) };
+    let room = || Arc::new(Semaphore::new(1)).acquire_owned();
+    let (Ok(one), Ok(two)) = (room().await, room().await) else { return };
+    let session = node.next_session();
+    let mut admission = node.admission();
+    let Some((epoch, stream)) = admission.accepting() else { return };
+    let Ok(held) = admission.hello(&PRODUCER, session) else { return };
+    let seq = held.seq + 1;
+    let Ok(places) = admission.entries(&PRODUCER, session, epoch, seq, 1) else { return };
+    let ops = vec![Bytes::from(op.encode_to_vec())].into_iter();
+    let entry = Admitted {
+        stream,
+        epoch,
+        first_lsn: places.first_lsn,
+        producer: PRODUCER,
+        first_seq: seq,
+        ops,
+        _room: [one, two],
+    };
+    // Under the lock of the admission, so that the queue is in the order of LSNs. Without a group commit the process ends.
+    let _ = queue.send(entry);
+    tracing::info!(%vector, "tombstones that every site has applied are forgotten");
+}

@@ -1,0 +1,161 @@
+//! What the operator's command line asks, over the local socket.
+
+mod consistency;
+mod list;
+mod lookup;
+mod node_view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cfs_rpc::v1;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::node::Node;
+use crate::{dial, metrics, status};
+
+/// A site that does not answer within this is listed as unreachable.
+const PEER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Changes are pushed no more often than this.
+const WATCH_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Serves the command line.
+#[derive(Clone)]
+pub(crate) struct Service(pub(crate) Arc<Node>);
+
+type Replies<T> = ReceiverStream<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl v1::inspect_server::Inspect for Service {
+    type WatchStatusStream = Replies<v1::StatusReply>;
+    type ListStream = Replies<v1::ListReply>;
+    type ReadDirectoryStream = Replies<v1::ListReply>;
+    type LostStream = Replies<v1::LostWrite>;
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        let mut reply = status::local(&self.0);
+        if request.into_inner().all_sites {
+            add_others(&self.0, &mut reply).await;
+        }
+        Ok(Response::new(reply))
+    }
+
+    async fn watch_status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let all_sites = request.into_inner().all_sites;
+        let (out, replies) = mpsc::channel(4);
+        let node = self.0.clone();
+        tokio::spawn(async move {
+            let mut applied = node.signals.applied.subscribe();
+            let mut peers = node.signals.peers.subscribe();
+            let mut role = node.signals.role.subscribe();
+            loop {
+                let mut reply = status::local(&node);
+                if all_sites {
+                    add_others(&node, &mut reply).await;
+                }
+                if out.send(Ok(reply)).await.is_err() {
+                    return;
+                }
+                tokio::select! {
+                    () = applied.changed() => {}
+                    () = peers.changed() => {}
+                    () = role.changed() => {}
+                    () = out.closed() => return,
+                }
+                tokio::time::sleep(WATCH_INTERVAL).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(replies)))
+    }
+
+    async fn metrics(&self, _: Request<v1::MetricsRequest>) -> Result<Response<v1::MetricsReply>, Status> {
+        let node = self.0.clone();
+        let text = blocking(move || metrics::text(&node).map_err(|e| Status::internal(e.to_string()))).await?;
+        Ok(Response::new(v1::MetricsReply { text }))
+    }
+
+    async fn lookup(&self, request: Request<v1::LookupRequest>) -> Result<Response<v1::LookupReply>, Status> {
+        let store = self.0.store.clone();
+        let inode = request.into_inner().inode;
+        Ok(Response::new(blocking(move || lookup::lookup(&*store, inode)).await?))
+    }
+
+    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
+        let store = self.0.store.clone();
+        let request = request.into_inner();
+        Ok(streamed(move |out| list::tree(&*store, &request.path, request.recursive, out)))
+    }
+
+    async fn read_directory(
+        &self,
+        request: Request<v1::ReadDirectoryRequest>,
+    ) -> Result<Response<Self::ReadDirectoryStream>, Status> {
+        let request = request.into_inner();
+        list::wait_for(&self.0, request.applied.as_ref()).await?;
+        let store = self.0.store.clone();
+        Ok(streamed(move |out| list::directory(&*store, request.inode, &request.names, out)))
+    }
+
+    async fn check_consistency(
+        &self,
+        request: Request<v1::ConsistencyRequest>,
+    ) -> Result<Response<v1::ConsistencyReply>, Status> {
+        Ok(Response::new(consistency::check(&self.0, &request.into_inner()).await?))
+    }
+
+    async fn lost(&self, _: Request<v1::LostRequest>) -> Result<Response<Self::LostStream>, Status> {
+        let store = self.0.store.clone();
+        Ok(streamed(move |out| lookup::lost(&*store, out)))
+    }
+}
+
+/// Asks every other site for its status, all at the same time.
+async fn add_others(node: &Arc<Node>, reply: &mut v1::StatusReply) {
+    let asked = node.config.peers.iter().map(|peer| async move {
+        let answer = tokio::time::timeout(PEER_TIMEOUT, async {
+            let channel = dial::peer(node, peer).await?;
+            let mut client = v1::peer_client::PeerClient::new(channel);
+            let answer = client.status(v1::StatusRequest::default()).await;
+            answer.map(Response::into_inner).map_err(|status| status.message().to_owned())
+        });
+        (peer.name.to_string(), answer.await.unwrap_or_else(|_| Err("no answer".to_owned())))
+    });
+    for (site, answer) in futures::future::join_all(asked).await {
+        match answer {
+            Ok(status) => reply.others.push(status),
+            Err(_) => reply.unreachable.push(site),
+        }
+    }
+}
+
+/// Runs `work`, which blocks, away from the async runtime.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Status> + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Status::internal(e.to_string()))?
+}
+
+/// Where blocking work puts what it finds.
+pub(crate) type Sink<T> = mpsc::Sender<Result<T, Status>>;
+
+/// Streams what `work` finds; it blocks while the caller does not read.
+fn streamed<T: Send + 'static>(
+    work: impl FnOnce(&Sink<T>) -> Result<(), Status> + Send + 'static,
+) -> Response<Replies<T>> {
+    let (out, replies) = mpsc::channel(4);
+    tokio::task::spawn_blocking(move || {
+        if let Err(status) = work(&out) {
+            // The caller may be gone.
+            let _ = out.blocking_send(Err(status));
+        }
+    });
+    Response::new(ReceiverStream::new(replies))
+}
+
+/// The store's errors as a status.
+fn store_error(error: cfs_store::Error) -> Status {
+    Status::data_loss(format!("the store does not read: {error}"))
+}

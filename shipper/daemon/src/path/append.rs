@@ -1,0 +1,411 @@
+//! The producer's session: what it sends is checked, admitted and queued; acks leave in the order of LSNs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cfs_config::Durability;
+use cfs_model::op::{Op, StreamPosition};
+use cfs_model::{Epoch, StreamId};
+use cfs_rpc::identity::Role;
+use cfs_rpc::io::PeerIdentity;
+use cfs_rpc::v1::append_request::Kind as Incoming;
+use cfs_rpc::v1::append_response::Kind as Outgoing;
+use cfs_rpc::v1::refusal::Reason;
+use cfs_rpc::v1::{
+    AppendAck, AppendEntries, AppendRequest, AppendResponse, Backpressure, Fenced, Invalid, NotPrimary, ProducerHello,
+    ProducerHelloReply, Refusal, RoleState, WatchRoleRequest, producer_server,
+};
+use cfs_shipper_core::ack::Owed;
+use cfs_shipper_core::admit::{Admitted as Places, Refused};
+use cfs_shipper_core::caps::{
+    MAX_APPEND_BYTES, MAX_APPEND_ENTRIES, MAX_ENTRY_BYTES, MAX_PRODUCER_BYTES, MAX_QUEUED_BYTES, MAX_QUEUED_ENTRIES,
+};
+use cfs_shipper_core::merge;
+use prost::Message;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::node::Node;
+use crate::path::commit::Admitted;
+
+const PROTOCOL: u32 = 1;
+/// A session that does not say who it is within this time is ended.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// A full queue makes a session wait for so long before it is refused.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
+/// What a refused session is told to wait.
+const RETRY_AFTER_MS: u64 = 100;
+/// Responses that wait for a producer that does not read.
+const RESPONSES: usize = 64;
+/// Producers connected at the same time.
+const MAX_SESSIONS: usize = 1024;
+
+/// Serves producers, on the local socket and over mTLS.
+#[derive(Clone)]
+pub(crate) struct Service {
+    node: Arc<Node>,
+    queue: mpsc::UnboundedSender<Admitted>,
+    room_for_entries: Arc<Semaphore>,
+    room_for_bytes: Arc<Semaphore>,
+    sessions: Arc<Semaphore>,
+}
+
+impl Service {
+    pub(crate) fn new(node: Arc<Node>, queue: mpsc::UnboundedSender<Admitted>) -> Self {
+        Self {
+            node,
+            queue,
+            room_for_entries: Arc::new(Semaphore::new(MAX_QUEUED_ENTRIES)),
+            room_for_bytes: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)),
+            sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
+        }
+    }
+}
+
+/// Over the network only a certificate of the producer role may append (invariant 9).
+fn authorise<T>(request: &Request<T>) -> Result<(), Status> {
+    match PeerIdentity::of(request) {
+        Some(peer) if peer.identity.role != Role::Producer => Err(Status::permission_denied(format!(
+            "a certificate of the role {} may not append; it takes one of the role producer",
+            peer.identity.role
+        ))),
+        _ => Ok(()),
+    }
+}
+
+#[tonic::async_trait]
+impl producer_server::Producer for Service {
+    type AppendStream = ReceiverStream<Result<AppendResponse, Status>>;
+    type WatchRoleStream = ReceiverStream<Result<RoleState, Status>>;
+
+    async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<Self::AppendStream>, Status> {
+        authorise(&request)?;
+        let place = self.sessions.clone().try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{MAX_SESSIONS} producers are connected already; close some"))
+        })?;
+        let (out, responses) = mpsc::channel(RESPONSES);
+        let service = self.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            service.run(request.into_inner(), out).await;
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+
+    async fn watch_role(&self, request: Request<WatchRoleRequest>) -> Result<Response<Self::WatchRoleStream>, Status> {
+        authorise(&request)?;
+        let (out, states) = mpsc::channel(1);
+        let node = self.node.clone();
+        tokio::spawn(async move {
+            let mut changes = node.signals.role.subscribe();
+            let mut last = None;
+            loop {
+                let state = role_state(&node);
+                if last.as_ref() != Some(&state) {
+                    last = Some(state.clone());
+                    if out.send(Ok(state)).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    () = changes.changed() => {}
+                    () = out.closed() => return,
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(states)))
+    }
+}
+
+/// Who may append, as this site knows.
+pub(crate) fn role_state(node: &Node) -> RoleState {
+    let (primary, address, epoch) = node.governed.primary();
+    let accepting = node.admission().accepting().is_some();
+    RoleState {
+        site: node.site().to_string(),
+        primary,
+        address,
+        epoch: epoch.0,
+        accepting: accepting && !node.space.is_read_only(),
+        waiting_for: if accepting && node.space.is_read_only() {
+            node.space.why()
+        } else {
+            node.governed.waiting().for_what
+        },
+        lease_left_ns: lease_left_ns(node),
+    }
+}
+
+fn lease_left_ns(node: &Node) -> u64 {
+    match node.governed.lease_deadline_ns() {
+        u64::MAX => u64::MAX,
+        deadline => deadline.saturating_sub(node.boot_ns()),
+    }
+}
+
+type Out = mpsc::Sender<Result<AppendResponse, Status>>;
+
+/// The end of a session: what is sent last.
+enum End {
+    Refused(u64, Reason),
+    Broken(Status),
+    Gone,
+}
+
+struct Session {
+    id: u64,
+    producer: Bytes,
+    epoch: Epoch,
+    stream: StreamId,
+    copies: usize,
+    owed: Owed,
+}
+
+impl Service {
+    async fn run(&self, mut incoming: Streaming<AppendRequest>, out: Out) {
+        let end = match self.begin(&mut incoming, &out).await {
+            Ok(mut session) => self.serve(&mut session, &mut incoming, &out).await,
+            Err(end) => end,
+        };
+        match end {
+            End::Refused(first_seq, reason) => {
+                self.node.metrics.refused(&reason);
+                let refusal = Refusal { first_seq, reason: Some(reason) };
+                // It may be gone already.
+                let _ = out.send(Ok(AppendResponse { kind: Some(Outgoing::Refusal(refusal)) })).await;
+            }
+            End::Broken(status) => {
+                let _ = out.send(Err(status)).await;
+            }
+            End::Gone => {}
+        }
+    }
+
+    async fn begin(&self, incoming: &mut Streaming<AppendRequest>, out: &Out) -> Result<Session, End> {
+        let first = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await;
+        let hello = match first {
+            Ok(Ok(Some(AppendRequest { kind: Some(Incoming::Hello(hello)) }))) => hello,
+            Ok(Ok(None) | Err(_)) => return Err(End::Gone),
+            Ok(Ok(Some(_))) => return Err(End::Broken(Status::invalid_argument("the first message must be hello"))),
+            Err(_) => return Err(End::Broken(Status::deadline_exceeded("no hello within 10 s"))),
+        };
+        let copies = self.check(&hello)?;
+        let id = self.node.next_session();
+        let producer = Bytes::from(hello.producer.into_bytes());
+        let (held, accepting) = {
+            let mut admission = self.node.admission();
+            (admission.hello(&producer, id), admission.accepting())
+        };
+        let (Ok(held), Some((epoch, stream))) = (held, accepting) else {
+            return Err(End::Refused(0, not_primary(&self.node)));
+        };
+        let mut owed = Owed::default();
+        if held.seq > 0 {
+            owed.push(held.seq, held.lsn);
+        }
+        let reply = ProducerHelloReply { highest_seq: held.seq, role: Some(role_state(&self.node)) };
+        send(out, Outgoing::Hello(reply)).await?;
+        Ok(Session { id, producer, epoch, stream, copies, owed })
+    }
+
+    fn check(&self, hello: &ProducerHello) -> Result<usize, End> {
+        let invalid = |why: String| End::Broken(Status::invalid_argument(why));
+        if hello.protocol != PROTOCOL {
+            return Err(invalid(format!("protocol {} is unknown here, this site speaks {PROTOCOL}", hello.protocol)));
+        }
+        // Control characters are kept for the shipper's own entries.
+        let len = hello.producer.len();
+        if !(1..=MAX_PRODUCER_BYTES).contains(&len) || hello.producer.contains(char::is_control) {
+            return Err(invalid(format!("a producer's name has 1 to {MAX_PRODUCER_BYTES} bytes, no control characters")));
+        }
+        let asked = match hello.durability.as_str() {
+            "" => Durability::Local,
+            text => text.parse().map_err(|e| invalid(format!("durability: {e}")))?,
+        };
+        let copies = asked.copies().max(self.node.config.replication.durability.copies());
+        let others = self.node.config.peers.len();
+        if copies > others {
+            return Err(invalid(format!("durability remote({copies}) needs {copies} other sites, there are {others}")));
+        }
+        Ok(copies)
+    }
+
+    async fn serve(&self, session: &mut Session, incoming: &mut Streaming<AppendRequest>, out: &Out) -> End {
+        let mut durable = self.node.signals.durable.subscribe();
+        let mut peers = self.node.signals.peers.subscribe();
+        let mut role = self.node.signals.role.subscribe();
+        loop {
+            if let Err(end) = self.acknowledge(session, out).await {
+                return end;
+            }
+            let waiting = !session.owed.is_empty();
+            tokio::select! {
+                () = durable.changed(), if waiting => {}
+                () = peers.changed(), if waiting && session.copies > 0 => {}
+                () = role.changed() => {
+                    if self.node.admission().accepting() != Some((session.epoch, session.stream)) {
+                        return End::Refused(0, self.refusal(Refused::NotAccepting, 0));
+                    }
+                }
+                message = incoming.message() => {
+                    let entries = match message {
+                        Ok(Some(AppendRequest { kind: Some(Incoming::Entries(entries)) })) => entries,
+                        Ok(Some(_)) => return End::Broken(Status::invalid_argument("only entries follow hello")),
+                        Ok(None) => return self.drain(session, out).await,
+                        Err(status) if status.code() == tonic::Code::OutOfRange => {
+                            return End::Broken(Status::invalid_argument(format!("a message is over its limit: {}", status.message())));
+                        }
+                        Err(_) => return End::Gone,
+                    };
+                    let first_seq = entries.first_seq;
+                    if let Err(reason) = self.admit(session, entries).await {
+                        // What was admitted before is acknowledged to the producer's next session.
+                        return End::Refused(first_seq, reason);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends the acks that are still owed, until all are or the role is lost.
+    async fn drain(&self, session: &mut Session, out: &Out) -> End {
+        let mut role = self.node.signals.role.subscribe();
+        let mut durable = self.node.signals.durable.subscribe();
+        let mut peers = self.node.signals.peers.subscribe();
+        loop {
+            if let Err(end) = self.acknowledge(session, out).await {
+                return end;
+            }
+            if session.owed.is_empty() {
+                return End::Gone;
+            }
+            tokio::select! {
+                () = durable.changed() => {}
+                () = peers.changed(), if session.copies > 0 => {}
+                () = role.changed() => {
+                    if self.node.admission().accepting() != Some((session.epoch, session.stream)) {
+                        return End::Gone;
+                    }
+                }
+                () = out.closed() => return End::Gone,
+            }
+        }
+    }
+
+    /// Sends what may be acknowledged now: durable as asked, under a lease that runs (invariants 2 and 4).
+    async fn acknowledge(&self, session: &mut Session, out: &Out) -> Result<(), End> {
+        if session.owed.is_empty() {
+            return Ok(());
+        }
+        let through = self.node.acknowledged(session.stream, session.epoch, session.copies);
+        let Some((through_seq, lsn)) = session.owed.take(through) else { return Ok(()) };
+        if self.node.governed.may_append(self.node.boot_ns()) != Some(session.epoch) {
+            return Err(End::Refused(0, self.refusal(Refused::NotAccepting, 0)));
+        }
+        let ack = AppendAck {
+            through_seq,
+            position: Some(StreamPosition::of(session.stream, lsn)),
+            lease_deadline_boot_ns: self.node.governed.lease_deadline_ns(),
+            lease_left_ns: lease_left_ns(&self.node),
+        };
+        send(out, Outgoing::Ack(ack)).await
+    }
+
+    async fn admit(&self, session: &mut Session, message: AppendEntries) -> Result<(), Reason> {
+        let AppendEntries { epoch, first_seq, mut entries } = message;
+        let bytes = validate(first_seq, &entries)?;
+        if self.node.space.is_read_only() {
+            return Err(backpressure(self.node.space.why()));
+        }
+        let room = tokio::time::timeout(QUEUE_PATIENCE, async {
+            let entries = self.room_for_entries.clone().acquire_many_owned(entries.len() as u32).await;
+            let bytes = self.room_for_bytes.clone().acquire_many_owned(bytes as u32).await;
+            Some([entries.ok()?, bytes.ok()?])
+        });
+        let Ok(Some(room)) = room.await else {
+            return Err(backpressure("the queue of the group commit is full".into()));
+        };
+        let mut admission = self.node.admission();
+        let places = admission.entries(&session.producer, session.id, Epoch(epoch), first_seq, entries.len());
+        let Places { held, first_lsn, last_lsn } = places.map_err(|refused| self.refusal(refused, first_seq))?;
+        session.owed.push(first_seq + entries.len() as u64 - 1, last_lsn);
+        if held < entries.len() {
+            entries.drain(..held);
+            let admitted = Admitted {
+                stream: session.stream,
+                epoch: session.epoch,
+                first_lsn,
+                producer: session.producer.clone(),
+                first_seq: first_seq + held as u64,
+                ops: entries.into_iter(),
+                _room: room,
+            };
+            // Under the lock of the admission, so that the queue is in the order of LSNs.
+            if self.queue.send(admitted).is_err() {
+                return Err(backpressure("the shipper is stopping".into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn refusal(&self, refused: Refused, first_seq: u64) -> Reason {
+        let invalid = |why: String| Reason::Invalid(Invalid { seq: first_seq, why });
+        match refused {
+            Refused::NotAccepting => not_primary(&self.node),
+            Refused::Fenced(current) => Reason::Fenced(Fenced { current_epoch: current.0 }),
+            Refused::Gap { expected } => invalid(format!("sequence {first_seq} leaves a gap: {expected} comes next")),
+            Refused::Superseded => invalid("a later session of the same producer took over".into()),
+            Refused::BadSequence => invalid("sequence numbers start at 1".into()),
+        }
+    }
+}
+
+fn not_primary(node: &Node) -> Reason {
+    let (site, address, epoch) = node.governed.primary();
+    if site == node.site().as_str() {
+        let why = match node.governed.waiting().for_what {
+            waiting if waiting.is_empty() => "this site is primary and not ready yet".to_owned(),
+            waiting => format!("this site is primary and waits for {waiting}"),
+        };
+        return backpressure(why);
+    }
+    let why = if site.is_empty() { "no control process has named a primary yet" } else { "another site is primary" };
+    Reason::NotPrimary(NotPrimary { site, address, epoch: epoch.0, why: why.into() })
+}
+
+const fn backpressure(why: String) -> Reason {
+    Reason::Backpressure(Backpressure { why, retry_after_ms: RETRY_AFTER_MS })
+}
+
+async fn send(out: &Out, kind: Outgoing) -> Result<(), End> {
+    out.send(Ok(AppendResponse { kind: Some(kind) })).await.map_err(|_| End::Gone)
+}
+
+/// Checks every entry before any is admitted; returns their bytes.
+fn validate(first_seq: u64, entries: &[Bytes]) -> Result<usize, Reason> {
+    let invalid = |index: usize, why: String| Reason::Invalid(Invalid { seq: first_seq.saturating_add(index as u64), why });
+    if entries.is_empty() || entries.len() > MAX_APPEND_ENTRIES {
+        return Err(invalid(0, format!("a message holds {} entries, it may hold 1 to {MAX_APPEND_ENTRIES}", entries.len())));
+    }
+    let mut bytes = 0;
+    for (index, entry) in entries.iter().enumerate() {
+        if entry.is_empty() {
+            return Err(invalid(index, "the entry is empty".into()));
+        }
+        if entry.len() > MAX_ENTRY_BYTES {
+            return Err(invalid(index, format!("the entry has {} bytes, the limit is {MAX_ENTRY_BYTES}", entry.len())));
+        }
+        bytes += entry.len();
+        if bytes > MAX_APPEND_BYTES {
+            return Err(invalid(index, format!("the message is over its limit of {MAX_APPEND_BYTES} bytes")));
+        }
+        let op = Op::decode(entry.clone()).map_err(|e| invalid(index, format!("the entry is no operation: {e}")))?;
+        merge::validate(&op).map_err(|e| invalid(index, e.to_string()))?;
+        if matches!(op.kind, Some(cfs_model::op::op::Kind::Forget(_))) {
+            return Err(invalid(index, "only the primary itself writes forget".into()));
+        }
+    }
+    Ok(bytes)
+}

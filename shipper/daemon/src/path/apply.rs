@@ -1,0 +1,181 @@
+//! Applying: what is durable goes from the journal to the store, in causal order. The same way at the origin, at a
+//! replica and after a restart, which is why a restart needs no code of its own.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cfs_journal::Reader;
+use cfs_model::{StreamId, Vector};
+use cfs_shipper_core::batch::Batch;
+use cfs_shipper_core::caps::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_ENTRIES};
+use cfs_shipper_core::pending::{self, Next};
+use cfs_store::{Decoded, apply};
+
+use crate::node::Node;
+
+/// Bytes of batches read from one stream at a time.
+const READ_BYTES: usize = 1024 * 1024;
+/// After a failure, and to take up streams that appeared.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Runs for as long as the process lives. Blocks: give it a thread of its own.
+pub(crate) async fn apply_all(node: Arc<Node>) {
+    let mut durable = node.signals.durable.subscribe();
+    let mut apply = Apply { node, feeds: BTreeMap::new() };
+    loop {
+        match apply.step() {
+            Step::Progress => {}
+            Step::Nothing => tokio::select! {
+                () = durable.changed() => {}
+                () = tokio::time::sleep(PAUSE) => {}
+            },
+            Step::Failed => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+enum Step {
+    Progress,
+    Nothing,
+    Failed,
+}
+
+struct Apply {
+    node: Arc<Node>,
+    feeds: BTreeMap<StreamId, Feed>,
+}
+
+/// One stream on its way to the store.
+struct Feed {
+    reader: Reader,
+    batches: VecDeque<Batch>,
+}
+
+impl Apply {
+    fn step(&mut self) -> Step {
+        if let Err(stream) = self.read() {
+            self.feeds.remove(&stream);
+            return Step::Failed;
+        }
+        let transaction = self.choose();
+        if transaction.is_empty() {
+            return Step::Nothing;
+        }
+        self.commit(&transaction)
+    }
+
+    /// Fills the feeds that ran dry.
+    fn read(&mut self) -> Result<(), StreamId> {
+        let applied = self.node.store.position().applied;
+        for stream in self.node.journal.streams() {
+            let cursor = self.node.positions.cursor(stream);
+            let feed = match self.feeds.get_mut(&stream) {
+                Some(feed) => feed,
+                None if cursor.durable() <= applied.get(stream) => continue,
+                None => {
+                    let reader = self.node.journal.reader(stream, applied.get(stream)).map_err(|error| {
+                        self.unreadable(stream, &error);
+                        stream
+                    })?;
+                    self.feeds.entry(stream).or_insert(Feed { reader, batches: VecDeque::new() })
+                }
+            };
+            if feed.batches.is_empty() && cursor.durable() > cursor.applied() {
+                match feed.reader.next(READ_BYTES) {
+                    Ok(batches) => feed.batches.extend(batches),
+                    Err(error) => {
+                        self.unreadable(stream, &error);
+                        return Err(stream);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn unreadable(&self, stream: StreamId, error: &dyn std::fmt::Display) {
+        self.stuck(stream, "journal_read", format!("the journal's copy does not read: {error}"));
+    }
+
+    /// Says so once, not at every try.
+    fn stuck(&self, stream: StreamId, kind: &'static str, why: String) {
+        let known = self.node.positions.lock().get(&stream).and_then(|p| p.stuck.clone());
+        if known.as_ref() != Some(&why) {
+            self.node.metrics.error(kind);
+            tracing::error!(%stream, why, "applying stopped; it is tried again");
+            self.node.positions.stuck(stream, why);
+        }
+    }
+
+    /// Takes batches whose vectors are covered, as many as one transaction holds.
+    fn choose(&mut self) -> Vec<Batch> {
+        let mut applied: Vector = self.node.store.position().applied;
+        let (mut entries, mut bytes) = (0, 0);
+        let mut chosen: Vec<Batch> = Vec::new();
+        loop {
+            let before = chosen.len();
+            for (stream, feed) in &mut self.feeds {
+                while let Some(batch) = feed.batches.front() {
+                    let header = batch.header();
+                    let next = Next { stream: *stream, last_lsn: header.last_lsn(), vector: header.vector.as_ref() };
+                    if let Err(waiting) = pending::ready(&next, &applied) {
+                        let why = format!("waits for {} up to {}", waiting.on, waiting.until);
+                        self.node.positions.stuck(*stream, why);
+                        break;
+                    }
+                    entries += header.count as usize;
+                    bytes += header.raw_len as usize;
+                    if !chosen.is_empty() && (entries > MAX_TRANSACTION_ENTRIES || bytes > MAX_TRANSACTION_BYTES) {
+                        return chosen;
+                    }
+                    applied.advance(*stream, header.last_lsn());
+                    chosen.extend(feed.batches.pop_front());
+                }
+            }
+            if chosen.len() == before {
+                return chosen;
+            }
+        }
+    }
+
+    fn commit(&mut self, transaction: &[Batch]) -> Step {
+        let started_ns = self.node.boot_ns();
+        let decoded: Result<Vec<Decoded>, _> = transaction.iter().map(decode).collect();
+        let outcome = decoded.map_err(|(stream, error)| (Some(stream), error.to_string()));
+        let outcome = outcome.and_then(|decoded| self.node.store.apply(&decoded).map_err(|error| (None, reason(&error))));
+        match outcome {
+            Ok(applied) => {
+                for batch in transaction {
+                    self.node.positions.applied(batch.header().stream, batch.header().last_lsn());
+                }
+                for lost in &applied.conflicts {
+                    tracing::warn!(register = ?lost.key.register, stamp = %lost.version.stamp, "CONFLICT: a write lost a merge");
+                }
+                self.node.metrics.applied(transaction, applied.conflicts.len(), self.node.boot_ns() - started_ns);
+                self.node.signals.applied.bump();
+                Step::Progress
+            }
+            Err((culprit, why)) => {
+                for stream in transaction.iter().map(|batch| batch.header().stream) {
+                    if culprit.is_none_or(|culprit| culprit == stream) {
+                        self.stuck(stream, "apply", why.clone());
+                    }
+                }
+                // The readers are past these batches: start again from the store's cursor.
+                self.feeds.clear();
+                Step::Failed
+            }
+        }
+    }
+}
+
+fn decode(batch: &Batch) -> Result<Decoded, (StreamId, cfs_shipper_core::batch::Error)> {
+    let header = batch.header().clone();
+    let payload = batch.decompress().map_err(|error| (header.stream, error))?;
+    Ok(Decoded { header, chain_after: batch.chain_after(), payload })
+}
+
+fn reason(error: &apply::Error) -> String {
+    format!("the store refuses it: {error}")
+}

@@ -1,0 +1,175 @@
+//! Group commit: whatever queued while the last fsync ran becomes the next batch.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cfs_journal::Writer;
+use cfs_model::{Epoch, Lsn, StreamId, Vector};
+use cfs_shipper_core::batch::{Batch, ChainHash, Header};
+use cfs_shipper_core::caps::MAX_BATCH_RAW_BYTES;
+use cfs_shipper_core::clock::HybridClock;
+use cfs_shipper_core::codec::Codec;
+use cfs_shipper_core::payload::Builder;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::fatal::fatal;
+use crate::node::Node;
+
+/// A batch is closed when it would grow past this, so that a few large entries do not make it wait for long.
+const SOFT_RAW_BYTES: usize = 1024 * 1024;
+
+/// Entries of one message, admitted: they have consecutive LSNs from `first_lsn`, and the queue is in the order of
+/// LSNs. Its length is bounded by the permits.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) stream: StreamId,
+    pub(crate) epoch: Epoch,
+    pub(crate) first_lsn: Lsn,
+    pub(crate) producer: Bytes,
+    pub(crate) first_seq: u64,
+    pub(crate) ops: std::vec::IntoIter<Bytes>,
+    pub(crate) _room: [OwnedSemaphorePermit; 2],
+}
+
+/// Runs until the queue is closed. Blocks: give it a thread of its own. A write that fails ends the process.
+pub(crate) async fn group_commit(node: Arc<Node>, mut queue: UnboundedReceiver<Admitted>) {
+    let mut commit = Commit {
+        clock: HybridClock::new(0, node.wall_ns(), node.boot_ns()),
+        stream: None,
+        builder: Builder::default(),
+        scratch: Vec::new(),
+        node,
+    };
+    let mut carried: Option<Admitted> = None;
+    loop {
+        let first = match carried.take() {
+            Some(first) => first,
+            None => match queue.recv().await {
+                Some(first) => first,
+                None => return,
+            },
+        };
+        let (stream, epoch, first_lsn) = (first.stream, first.epoch, first.first_lsn);
+        carried = commit.fill(first);
+        while carried.is_none() {
+            match queue.try_recv() {
+                // One batch has one stream and one epoch.
+                Ok(next) if (next.stream, next.epoch) != (stream, epoch) => carried = Some(next),
+                Ok(next) => carried = commit.fill(next),
+                Err(_) => break,
+            }
+        }
+        commit.write(stream, epoch, first_lsn);
+    }
+}
+
+struct Commit {
+    node: Arc<Node>,
+    clock: HybridClock,
+    stream: Option<Open>,
+    builder: Builder,
+    scratch: Vec<u8>,
+}
+
+struct Open {
+    id: StreamId,
+    writer: Writer,
+    end: Lsn,
+    chain: ChainHash,
+    /// What the last batch's reader knows of other streams.
+    vector: Vector,
+}
+
+impl Commit {
+    /// Moves entries into the batch; returns what is left of `from` when the batch is full.
+    fn fill(&mut self, mut from: Admitted) -> Option<Admitted> {
+        let most = self.node.config.replication.batch_size;
+        loop {
+            let full = self.builder.count() >= most || self.builder.len() >= SOFT_RAW_BYTES;
+            match from.ops.as_slice().first() {
+                None => return None,
+                Some(op) if full || (!self.builder.is_empty() && self.builder.len() + op.len() > MAX_BATCH_RAW_BYTES / 2) => {
+                    return Some(from);
+                }
+                Some(_) => {}
+            }
+            if let Some(op) = from.ops.next() {
+                self.builder.push(&from.producer, from.first_seq, &op);
+                from.first_seq += 1;
+                from.first_lsn = from.first_lsn.next();
+            }
+        }
+    }
+
+    fn write(&mut self, stream: StreamId, epoch: Epoch, first_lsn: Lsn) {
+        let count = self.builder.count();
+        let raw = self.builder.finish();
+        let started_ns = self.node.boot_ns();
+        self.open(stream);
+        let Some(open) = &mut self.stream else { fatal("the own stream is not open", &stream) };
+        if open.end.next() != first_lsn {
+            fatal("the journal's end does not fit the entries admitted", &format!("{} and {first_lsn}", open.end));
+        }
+        let position = self.node.store.position();
+        self.clock.absorb(position.highest_clock.max(self.node.seen_clock()));
+        let first_clock = match self.clock.take(started_ns, count) {
+            Ok(clock) => clock,
+            Err(skew) => fatal("no stamp can be given", &skew),
+        };
+        let mut seen = position.applied;
+        seen.set(stream, Lsn::ZERO);
+        let vector = (seen != open.vector).then(|| seen.clone());
+        let header = Header {
+            stream,
+            epoch,
+            first_lsn,
+            count,
+            first_clock,
+            durable_lsn: open.end,
+            vector,
+            codec: self.codec(),
+            raw_len: 0,
+            encoded_len: 0,
+            payload_checksum: 0,
+            chain: open.chain,
+        };
+        let batch = match Batch::build(header, &raw, &mut self.scratch) {
+            Ok(batch) => batch,
+            Err(error) => fatal("a batch cannot be made", &error),
+        };
+        let encoded_ns = self.node.boot_ns();
+        if let Err(error) = open.writer.append(std::slice::from_ref(&batch)) {
+            fatal("the journal cannot be written", &error);
+        }
+        open.end = batch.header().last_lsn();
+        open.chain = batch.chain_after();
+        open.vector = seen;
+        let vectors = batch.header().vector.clone().map(|vector| (first_lsn, vector));
+        self.node.positions.persisted(stream, open.end, vectors, self.node.boot_ms());
+        self.node.metrics.committed(&batch, encoded_ns - started_ns, self.node.boot_ns() - encoded_ns);
+        self.node.signals.durable.bump();
+    }
+
+    fn codec(&self) -> Codec {
+        self.node.config.replication.compression
+    }
+
+    fn open(&mut self, stream: StreamId) {
+        if self.stream.as_ref().is_some_and(|open| open.id == stream) {
+            return;
+        }
+        let writer = match self.node.journal.writer(stream) {
+            Ok(writer) => writer,
+            Err(error) => fatal("the own stream cannot be opened for writing", &error),
+        };
+        let position = self.node.journal.position(stream);
+        self.stream = Some(Open {
+            id: stream,
+            writer,
+            end: position.as_ref().map_or(Lsn::ZERO, |p| p.durable),
+            chain: position.map_or_else(|| ChainHash::start(stream), |p| p.chain),
+            vector: self.node.store.vector_in_effect(stream),
+        });
+    }
+}

@@ -1,0 +1,92 @@
+//! The disk of a replica: batches from other sites go to the journal in groups, one fsync for each group.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cfs_journal::{Writer, write};
+use cfs_model::StreamId;
+use cfs_shipper_core::batch::Batch;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::fatal::fatal;
+use crate::node::Node;
+
+/// Messages that wait for the disk; their bytes are bounded by the credit.
+const QUEUE: usize = 256;
+/// Bytes in one group.
+const GROUP_BYTES: usize = 4 * 1024 * 1024;
+/// A full disk is looked at again so often.
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Batches of one stream, checked: they follow each other.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) stream: StreamId,
+    pub(crate) batches: Vec<Batch>,
+}
+
+/// The queue in front of [`persist`].
+pub(crate) fn queue() -> (Sender<Received>, Receiver<Received>) {
+    channel(QUEUE)
+}
+
+/// Runs until the queue is closed. Blocks: give it a thread of its own. A write that fails ends the process.
+pub(crate) async fn persist(node: Arc<Node>, mut queue: Receiver<Received>) {
+    let mut writers: HashMap<StreamId, Writer> = HashMap::new();
+    while let Some(first) = queue.recv().await {
+        // What is not written is not acknowledged, and the source waits for credit.
+        while node.space.is_read_only() {
+            tokio::time::sleep(FULL_DISK_PAUSE).await;
+        }
+        let mut bytes = 0;
+        let mut groups: BTreeMap<StreamId, Vec<Batch>> = BTreeMap::new();
+        let mut next = Some(first);
+        while let Some(received) = next {
+            bytes += received.batches.iter().map(|batch| batch.bytes().len()).sum::<usize>();
+            groups.entry(received.stream).or_default().extend(received.batches);
+            next = if bytes < GROUP_BYTES { queue.try_recv().ok() } else { None };
+        }
+        for (stream, batches) in groups {
+            write(&node, &mut writers, stream, batches);
+        }
+        node.signals.durable.bump();
+    }
+}
+
+fn write(node: &Node, writers: &mut HashMap<StreamId, Writer>, stream: StreamId, mut batches: Vec<Batch>) {
+    let held = node.journal.position(stream).map(|position| position.durable).unwrap_or_default();
+    // A session that broke and came back may bring again what was under way.
+    batches.retain(|batch| batch.header().last_lsn() > held);
+    let Some(last) = batches.last() else { return };
+    let (end, clock) = (last.header().last_lsn(), last.header().stamp(last.header().count - 1).clock);
+    let started_ns = node.boot_ns();
+    let writer = match writers.entry(stream) {
+        std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
+        std::collections::hash_map::Entry::Vacant(none) => match node.journal.writer(stream) {
+            Ok(writer) => none.insert(writer),
+            // The group commit has it: this is the own stream, which goes on here only before it is opened.
+            Err(error) => {
+                tracing::warn!(%stream, %error, "a stream that was received cannot be written");
+                return;
+            }
+        },
+    };
+    match writer.append(&batches) {
+        Ok(_) => {}
+        Err(write::Error::Refused(refused)) => {
+            node.metrics.error("batch_refused");
+            tracing::warn!(%stream, %refused, "batches do not continue the journal; they are asked for again");
+            return;
+        }
+        Err(error) => fatal("the journal cannot be written", &error),
+    }
+    node.saw_clock(clock);
+    let vectors = batches.iter().filter_map(|b| Some((b.header().first_lsn, b.header().vector.clone()?)));
+    node.positions.persisted(stream, end, vectors.collect::<Vec<_>>(), node.boot_ms());
+    node.metrics.replicated(&batches, node.boot_ns() - started_ns);
+    if stream.site == node.id() {
+        // Let the group commit have the own stream.
+        writers.remove(&stream);
+    }
+}

@@ -1,0 +1,179 @@
+//! How far this site is in every stream: the one place where cursors move.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cfs_model::{Lsn, StreamId, Vector};
+use cfs_shipper_core::cursor::Cursor;
+use cfs_shipper_core::lag::Timeline;
+
+/// One stream at this site.
+#[derive(Debug)]
+pub(crate) struct Position {
+    pub(crate) cursor: Cursor,
+    /// What is known to exist of the stream, here or elsewhere, and since when.
+    pub(crate) known: Timeline,
+    /// Vectors of durable batches that are not durably covered yet, with the batch's first LSN.
+    uncovered: VecDeque<(Lsn, Vector)>,
+    /// Why it does not move, if it should and does not.
+    pub(crate) stuck: Option<String>,
+}
+
+impl Position {
+    /// How far this site reports the stream as durable: a batch counts once its vector is durably covered too.
+    fn reportable(&self) -> Lsn {
+        match self.uncovered.front() {
+            Some((first, _)) => Lsn(first.0 - 1),
+            None => self.cursor.durable(),
+        }
+    }
+}
+
+/// The positions of all streams.
+#[derive(Debug, Default)]
+pub(crate) struct Positions(Mutex<BTreeMap<StreamId, Position>>);
+
+impl Positions {
+    /// The table; hold it only for look-ups and small changes.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, BTreeMap<StreamId, Position>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up a stream as found on disk at a start.
+    pub(crate) fn restore(&self, stream: StreamId, applied: Lsn, durable: Lsn) {
+        let position = Position {
+            cursor: Cursor::restored(applied, durable),
+            known: Timeline::new(durable),
+            uncovered: VecDeque::new(),
+            stuck: None,
+        };
+        self.lock().insert(stream, position);
+    }
+
+    /// Batches of `stream` are on stable storage up to `durable`; `vectors` are those that they carry.
+    pub(crate) fn persisted(
+        &self,
+        stream: StreamId,
+        durable: Lsn,
+        vectors: impl IntoIterator<Item = (Lsn, Vector)>,
+        now_ms: u64,
+    ) {
+        let mut table = self.lock();
+        let position = table.entry(stream).or_insert_with(fresh);
+        position.cursor.receive(durable);
+        position.cursor.persist(durable);
+        position.known.advance(durable, now_ms);
+        position.uncovered.extend(vectors);
+        cover(&mut table);
+    }
+
+    /// The store has committed `stream` up to `applied`.
+    pub(crate) fn applied(&self, stream: StreamId, applied: Lsn) {
+        let mut table = self.lock();
+        if let Some(position) = table.get_mut(&stream) {
+            position.cursor.apply(applied.min(position.cursor.durable()));
+            position.stuck = None;
+        }
+    }
+
+    /// Somebody holds `stream` up to `end`.
+    pub(crate) fn heard_of(&self, stream: StreamId, end: Lsn, now_ms: u64) {
+        self.lock().entry(stream).or_insert_with(fresh).known.advance(end, now_ms);
+    }
+
+    /// Notes why a stream does not move.
+    pub(crate) fn stuck(&self, stream: StreamId, why: String) {
+        if let Some(position) = self.lock().get_mut(&stream) {
+            position.stuck = Some(why);
+        }
+    }
+
+    /// How far each stream is durable, as reported to others.
+    pub(crate) fn durable(&self) -> Vector {
+        self.lock().iter().map(|(stream, position)| (*stream, position.reportable())).collect()
+    }
+
+    /// (reported durable, applied) of each stream.
+    pub(crate) fn cursors(&self) -> Vec<(StreamId, Lsn, Lsn)> {
+        let table = self.lock();
+        table.iter().map(|(stream, p)| (*stream, p.reportable(), p.cursor.applied())).collect()
+    }
+
+    /// The cursor of one stream.
+    pub(crate) fn cursor(&self, stream: StreamId) -> Cursor {
+        self.lock().get(&stream).map(|position| position.cursor).unwrap_or_default()
+    }
+
+    /// Age in ms of the oldest entry that is known to exist and is not applied here.
+    pub(crate) fn lag_ms(&self, now_ms: u64) -> u64 {
+        self.lock().values().map(|p| p.known.age_ms(p.cursor.applied(), now_ms)).max().unwrap_or(0)
+    }
+}
+
+fn fresh() -> Position {
+    Position {
+        cursor: Cursor::default(),
+        known: Timeline::new(Lsn::ZERO),
+        uncovered: VecDeque::new(),
+        stuck: None,
+    }
+}
+
+/// Drops vectors that are durably covered by now, until nothing more changes: covering one may cover another.
+fn cover(table: &mut BTreeMap<StreamId, Position>) {
+    if table.values().all(|position| position.uncovered.is_empty()) {
+        return;
+    }
+    loop {
+        let reported: Vector = table.iter().map(|(stream, position)| (*stream, position.reportable())).collect();
+        let mut changed = false;
+        for (stream, position) in table.iter_mut() {
+            while let Some((_, vector)) = position.uncovered.front() {
+                if !vector.iter().all(|(of, lsn)| of == *stream || reported.covers_entry(of, lsn)) {
+                    break;
+                }
+                position.uncovered.pop_front();
+                changed = true;
+            }
+        }
+        if !changed {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cfs_model::{Incarnation, SiteId};
+
+    use super::*;
+
+    fn stream(site: u8) -> StreamId {
+        StreamId { site: SiteId(site), incarnation: Incarnation(1) }
+    }
+
+    /// Invariant 4: what a durable ack promises includes what the entry's writer had seen.
+    #[test]
+    fn a_batch_is_reported_durable_once_its_vector_is() {
+        let positions = Positions::default();
+        let seen: Vector = [(stream(1), Lsn(5))].into_iter().collect();
+        positions.persisted(stream(2), Lsn(3), [], 0);
+        positions.persisted(stream(2), Lsn(7), [(Lsn(4), seen)], 0);
+        assert_eq!(positions.durable().get(stream(2)), Lsn(3));
+        positions.persisted(stream(1), Lsn(4), [], 0);
+        assert_eq!(positions.durable().get(stream(2)), Lsn(3));
+        positions.persisted(stream(1), Lsn(5), [], 0);
+        assert_eq!(positions.durable().get(stream(2)), Lsn(7));
+    }
+
+    #[test]
+    fn lag_is_zero_when_all_that_is_known_is_applied() {
+        let positions = Positions::default();
+        positions.heard_of(stream(1), Lsn(5), 100);
+        assert_eq!(positions.lag_ms(350), 250);
+        positions.persisted(stream(1), Lsn(5), [], 400);
+        assert_eq!(positions.lag_ms(450), 350);
+        positions.applied(stream(1), Lsn(5));
+        assert_eq!(positions.lag_ms(900), 0);
+    }
+}

@@ -1,0 +1,159 @@
+//! What this site says of itself.
+
+use cfs_model::Lsn;
+use cfs_rpc::v1;
+
+use crate::node::Node;
+use crate::peers::Peer;
+use crate::positions::Position;
+use crate::usage;
+
+/// The state now, from memory.
+pub(crate) fn local(node: &Node) -> v1::StatusReply {
+    let now_ms = node.boot_ms();
+    let (primary, _, epoch) = node.governed.primary();
+    let accepting = node.admission().accepting().is_some();
+    let (status, why) = state(node, accepting);
+    let role = match primary.as_str() {
+        "" => "NONE",
+        site if site == node.site().as_str() => "PRIMARY",
+        _ => "REPLICA",
+    };
+    let usage = node.store.usage().unwrap_or_default();
+    let mut reply = v1::StatusReply {
+        site: node.site().to_string(),
+        site_id: u32::from(node.id().0),
+        cluster: node.config.cluster.id.to_string(),
+        status: status.into(),
+        why,
+        role: role.into(),
+        epoch: epoch.0,
+        lag_ms: lag_here(node, now_ms),
+        cursors: cursors(node, now_ms),
+        process: Some(usage::process(format!("cfs-shipper {}", node.site()), now_ms.saturating_sub(node.started_ms))),
+        primary,
+        floor: node.governed.floor().0,
+        version: env!("CARGO_PKG_VERSION").into(),
+        entries_appended: node.metrics.entries_appended(),
+        entries_applied: node.metrics.entries_applied(),
+        tombstones: node.store.tombstones().unwrap_or_default(),
+        journal_bytes: node.journal.usage().bytes,
+        store_bytes: usage.used_bytes,
+        disk_free_bytes: node.space.free_bytes(),
+        ..v1::StatusReply::default()
+    };
+    reply.peers = node.peers.lock().iter().map(|(site, peer)| peer_status(node, site.as_str(), peer, now_ms)).collect();
+    reply
+}
+
+fn state(node: &Node, accepting: bool) -> (&'static str, String) {
+    if node.space.is_read_only() {
+        return ("READ_ONLY", node.space.why());
+    }
+    let stuck = node.positions.lock().iter().find_map(|(stream, p)| Some(format!("stream {stream}: {}", p.stuck.clone()?)));
+    if let Some(why) = stuck {
+        return ("WAITING", why);
+    }
+    let waiting = node.governed.waiting().for_what;
+    if node.governed.is_told_primary() && !accepting {
+        return ("WAITING", waiting);
+    }
+    if node.governed.primary().0.is_empty() {
+        return ("STARTING", "no control process has told this site its role since it started".into());
+    }
+    ("READY", String::new())
+}
+
+fn cursors(node: &Node, now_ms: u64) -> Vec<v1::StreamCursor> {
+    let table = node.positions.lock();
+    let cursors: Vec<_> = table.iter().map(|(stream, position)| (*stream, cursor(position, now_ms))).collect();
+    drop(table);
+    let filled = cursors.into_iter().map(|(stream, mut cursor)| {
+        cursor.site = u32::from(stream.site.0);
+        cursor.incarnation = stream.incarnation.0;
+        cursor.site_name = node.site_name(stream.site);
+        cursor.pulled_from = node.plan().puller(stream).map(|(_, site)| node.site_name(site)).unwrap_or_default();
+        cursor
+    });
+    filled.collect()
+}
+
+fn cursor(position: &Position, now_ms: u64) -> v1::StreamCursor {
+    let applied = position.cursor.applied();
+    let source = position.known.end();
+    let state = match &position.stuck {
+        Some(_) => "stuck",
+        None if applied >= source => "idle",
+        None => "moving",
+    };
+    v1::StreamCursor {
+        source: source.0,
+        durable: position.cursor.durable().0,
+        applied: applied.0,
+        state: state.into(),
+        reason: position.stuck.clone().unwrap_or_default(),
+        age_ms: position.known.age_ms(applied, now_ms),
+        ..v1::StreamCursor::default()
+    }
+}
+
+fn peer_status(node: &Node, site: &str, peer: &Peer, now_ms: u64) -> v1::PeerStatus {
+    let silent_ms = peer.silent_ms(now_ms, node.started_ms);
+    let down = peer.heard_at_ms.is_none() || silent_ms > node.silence_ms();
+    let state = match (peer.diverged, down) {
+        (true, _) => "DIVERGED",
+        (_, true) => "DOWN",
+        _ => "HEALTHY",
+    };
+    let mut why = peer.trouble.clone();
+    if down && why.is_empty() {
+        why = "it has not answered yet".into();
+    }
+    let position = |(stream, durable): (&cfs_model::StreamId, &Lsn)| v1::StreamCursor {
+        site: u32::from(stream.site.0),
+        incarnation: stream.incarnation.0,
+        durable: durable.0,
+        applied: peer.applied.get(stream).copied().unwrap_or_default().0,
+        site_name: node.site_name(stream.site),
+        ..v1::StreamCursor::default()
+    };
+    v1::PeerStatus {
+        site: site.to_owned(),
+        site_id: u32::from(peer.id.0),
+        state: state.into(),
+        lag_ms: lag_of(node, peer, now_ms),
+        lag_known: peer.heard_at_ms.is_some(),
+        heard_ms: silent_ms,
+        rtt_us: peer.rtt_us,
+        cursors: peer.durable.iter().map(position).collect(),
+        sent_bytes: peer.sent_bytes,
+        received_bytes: peer.received_bytes,
+        why: if state == "HEALTHY" { String::new() } else { why },
+    }
+}
+
+/// How far a peer is behind the streams that this site holds, in ms: the age of the oldest entry that it has not
+/// reported as applied; while it is silent, at least the time since it was heard.
+pub(crate) fn lag_of(node: &Node, peer: &Peer, now_ms: u64) -> u64 {
+    let table = node.positions.lock();
+    let behind = table.iter().map(|(stream, position)| {
+        let applied = peer.applied.get(stream).copied().unwrap_or_default();
+        position.known.age_ms(applied, now_ms)
+    });
+    let behind = behind.max().unwrap_or(0);
+    let silent_ms = peer.silent_ms(now_ms, node.started_ms);
+    if silent_ms > node.silence_ms() { behind.max(silent_ms) } else { behind }
+}
+
+/// How far this site is behind what it knows to exist; while the primary is silent, at least the time since it was
+/// heard.
+pub(crate) fn lag_here(node: &Node, now_ms: u64) -> u64 {
+    let behind = node.positions.lag_ms(now_ms);
+    let (primary, _, _) = node.governed.primary();
+    let peers = node.peers.lock();
+    let silent = peers.iter().find(|(site, _)| site.as_str() == primary).map(|(_, peer)| peer.silent_ms(now_ms, node.started_ms));
+    match silent {
+        Some(silent_ms) if silent_ms > node.silence_ms() => behind.max(silent_ms),
+        _ => behind,
+    }
+}
