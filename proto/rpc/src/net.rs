@@ -163,8 +163,8 @@ mod tests {
         let mut listener = net.bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         for host in ["127.0.0.1", "localhost"] {
-            let (client, server) =
-                tokio::join!(net.connect(&format!("{host}:{port}")), listener.accept().into_future());
+            let addr = format!("{host}:{port}");
+            let (client, server) = tokio::join!(net.connect(&addr), listener.accept());
             client?.write_all(b"x").await?;
             assert_eq!(server?.0.read_u8().await?, b'x');
         }
