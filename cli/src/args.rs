@@ -7,9 +7,6 @@ use clap::{ArgAction, Parser};
 use crate::commands::Command;
 use crate::output::Format;
 
-/// Where the configuration is unless said otherwise.
-pub const DEFAULT_CONFIG: &str = "/etc/claudefs/repl.toml";
-
 /// Replicates a file system's metadata journal between sites.
 #[derive(Debug, Parser)]
 #[command(name = "cfs", version, about, propagate_version = true, disable_help_subcommand = true)]
@@ -26,7 +23,7 @@ pub struct Cli {
 #[derive(Debug, Clone, clap::Args)]
 pub struct Global {
     /// The site's configuration file
-    #[arg(long, global = true, value_name = "PATH", env = "CFS_CONFIG", default_value = DEFAULT_CONFIG)]
+    #[arg(long, global = true, value_name = "PATH", env = "CFS_CONFIG", default_value = cfs_config::DEFAULT_FILE)]
     pub config: PathBuf,
     /// How to print data
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]

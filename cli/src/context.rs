@@ -48,6 +48,7 @@ impl Context {
     /// # Errors
     /// Names the file and everything that is wrong with it.
     pub fn config(&self) -> anyhow::Result<Config> {
-        Config::load(&self.config_path).with_context(|| format!("configuration {}", self.config_path.display()))
+        Config::load(Some(&self.config_path), &[])
+            .with_context(|| format!("the configuration {} cannot be used", self.config_path.display()))
     }
 }

@@ -1,28 +1,85 @@
 //! From the process's start to its exit code.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use cfs_config::Config;
 use clap::Parser;
+use tracing_subscriber::EnvFilter;
 
 use crate::Context;
 use crate::args::Cli;
+use crate::commands::Command;
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
+    // Installed under the daemon's name, this program is the daemon.
+    let name = std::env::args_os().next().map(PathBuf::from);
+    if name.as_deref().and_then(Path::file_name).is_some_and(|name| name == "cfs-shipper") {
+        let args = DaemonArgs::parse();
+        return report(run_shipper(&args.config, false));
+    }
     let cli = Cli::parse();
+    if cli.global.no_color {
+        anstream::ColorChoice::Never.write_global();
+    }
     let context = Context::new(&cli.global);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            anstream::eprintln!("error: cannot start the runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(cli.command.run(&context)) {
+    if let Command::Shipper(args) = &cli.command {
+        return report(run_shipper(context.config_path(), args.detach));
+    }
+    start_logging(cli.global.verbose);
+    report(run(cli.command, &context))
+}
+
+/// The daemon, under its own name.
+#[derive(Debug, Parser)]
+#[command(name = "cfs-shipper", version, about = "Ships one site's metadata journal to the others")]
+struct DaemonArgs {
+    /// The site's configuration file
+    #[arg(long, value_name = "PATH", env = "CFS_CONFIG", default_value = cfs_config::DEFAULT_FILE)]
+    config: PathBuf,
+}
+
+fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(command.run(context));
+    // A thread that waits for standard input would never end.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn run_shipper(config: &Path, detach: bool) -> anyhow::Result<ExitCode> {
+    if detach {
+        rustix::process::setsid()?;
+    }
+    cfs_shipper::main_with(Config::load(Some(config), &[])?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    match outcome {
         Ok(code) => code,
+        // Whoever read the output has seen enough.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             anstream::eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The libraries' own messages, on standard error.
+fn start_logging(verbose: u8) {
+    let level = match verbose {
+        0 => "error",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
 }

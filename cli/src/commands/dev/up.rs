@@ -1,0 +1,60 @@
+//! `cfs dev up`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use cfs_model::SiteName;
+
+use crate::dev::Cluster;
+
+/// Arguments of `cfs dev up`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The cluster's directory; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Names of the sites, the primary first [default: site-a,site-b]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    sites: Option<Vec<SiteName>>,
+    /// First port; each site takes ten [default: where ports are free]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..))]
+    base_port: Option<u16>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When files, ports or processes cannot be had, or when a site is not ready after 20 s.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let began = Instant::now();
+    let mut cluster = Cluster::open_or_create(&args.dir, args.sites.as_deref(), args.base_port)?;
+    let indices: Vec<usize> = (0..cluster.sites().len()).collect();
+    for index in &indices {
+        cluster.start(*index)?;
+    }
+    cluster.make_ready(&indices).await?;
+    anstream::eprintln!(
+        "{} sites are ready after {:.1} s in {}",
+        indices.len(),
+        began.elapsed().as_secs_f64(),
+        cluster.dir().display()
+    );
+    look_around(&cluster);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says on standard error what can be done with a cluster.
+pub(crate) fn look_around(cluster: &Cluster) {
+    let Some(first) = cluster.sites().first() else { return };
+    let last = cluster.sites().last().unwrap_or(first);
+    let (config, other) = (cluster.config_path(first), cluster.config_path(last));
+    let dir = cluster.dir().display();
+    anstream::eprintln!(
+        "look around:\n  export CFS_CONFIG={}\n  cfs admin replication status\n  cfs journal import --tree /usr/share\n  \
+         cfs --config {} admin meta ls -R /\n  cfs admin meta consistency-check\n  cfs dev status --dir {dir}\nend it:\n  \
+         cfs dev down --dir {dir} --purge",
+        config.display(),
+        other.display(),
+    );
+}

@@ -1,0 +1,238 @@
+//! `cfs admin meta consistency-check`.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use cfs_model::op::StreamPosition;
+use cfs_rpc::v1::{ConsistencyReply, ConsistencyRequest};
+use serde::Serialize;
+
+use crate::output::{self, Document, good_or_bad};
+use crate::{Context, client};
+
+const MATCH: &str = "MATCH";
+const DIFFER: &str = "DIFFER";
+const NOT_COMPARED: &str = "NOT COMPARED";
+/// Exit code of NOT COMPARED: nothing is known.
+const EXIT_NOT_COMPARED: u8 = 3;
+
+/// Arguments of `cfs admin meta consistency-check`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Recompute this site's digest from its registers instead of asking the other sites: finds damage at rest
+    #[arg(long)]
+    local: bool,
+    /// How long to wait until the sites are at the same position
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+}
+
+/// The outcome.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Who compared.
+    pub site: String,
+    /// `MATCH`, `DIFFER` or `NOT COMPARED`, over all sites.
+    pub result: String,
+    /// Why it is not `MATCH`.
+    pub why: String,
+    sites: Vec<SiteReport>,
+    structure: Structure,
+}
+
+#[derive(Debug, Serialize)]
+struct SiteReport {
+    site: String,
+    verdict: String,
+    why: String,
+    cursors: Vec<Cursor>,
+    digest_here: String,
+    digest_there: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Cursor {
+    stream: String,
+    lsn: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Structure {
+    sound: bool,
+    inodes: u64,
+    entries: u64,
+    orphans: u64,
+    dangling: u64,
+    cycles: u64,
+    problems: Vec<String>,
+}
+
+impl Cursor {
+    fn of(position: &StreamPosition) -> Self {
+        Self { stream: format!("{}.{}", position.site, position.incarnation), lsn: position.lsn }
+    }
+}
+
+impl Report {
+    fn of(reply: ConsistencyReply) -> Self {
+        let (result, why) = verdict(&reply);
+        let sites = reply.sites.into_iter().map(|site| SiteReport {
+            cursors: site.cursors.iter().map(Cursor::of).collect(),
+            site: site.site,
+            verdict: site.verdict,
+            why: site.why,
+            digest_here: site.digest_here,
+            digest_there: site.digest_there,
+        });
+        Self {
+            result: result.to_owned(),
+            why,
+            sites: sites.collect(),
+            structure: Structure {
+                sound: reply.structure_sound,
+                inodes: reply.inodes,
+                entries: reply.entries,
+                orphans: reply.orphans,
+                dangling: reply.dangling,
+                cycles: reply.cycles,
+                problems: reply.problems,
+            },
+            site: reply.site,
+        }
+    }
+
+    /// Whether everything was compared and is the same.
+    pub fn matches(&self) -> bool {
+        self.result == MATCH
+    }
+
+    /// The line that scripts look for.
+    pub fn result_line(&self) -> String {
+        match self.result.as_str() {
+            NOT_COMPARED => format!("RESULT: {NOT_COMPARED}({})", self.why),
+            other => format!("RESULT: {other}"),
+        }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self.result.as_str() {
+            MATCH => ExitCode::SUCCESS,
+            DIFFER => ExitCode::FAILURE,
+            _ => ExitCode::from(EXIT_NOT_COMPARED),
+        }
+    }
+}
+
+/// The verdict over all sites and the reason for it. A difference outweighs everything; a site that was not compared
+/// outweighs those that match; and comparing with nobody proves nothing.
+fn verdict(reply: &ConsistencyReply) -> (&'static str, String) {
+    let first = |wanted: &str| reply.sites.iter().find(|site| site.verdict == wanted);
+    if let Some(site) = first(DIFFER) {
+        return (DIFFER, format!("{}, {}", site.site, site.why));
+    }
+    match reply.sites.iter().find(|site| site.verdict != MATCH) {
+        Some(site) => (NOT_COMPARED, format!("{}, {}", site.site, site.why)),
+        None if reply.sites.is_empty() => (NOT_COMPARED, format!("{}, it knows of no other site", reply.site)),
+        None => (MATCH, String::new()),
+    }
+}
+
+impl Document for Report {
+    const SCHEMA: &'static str = "cfs.consistency-check/1";
+
+    fn write_table(&self, out: &mut dyn Write) -> io::Result<()> {
+        for site in &self.sites {
+            let verdict = good_or_bad(&site.verdict, site.verdict == MATCH);
+            let cursors: Vec<String> = site.cursors.iter().map(|c| format!("{}@{}", c.stream, c.lsn)).collect();
+            writeln!(out, "{}: {verdict}{}", site.site, preceded(": ", &site.why))?;
+            writeln!(
+                out,
+                "  cursors compared: {}",
+                if cursors.is_empty() { "none".to_owned() } else { cursors.join(" ") }
+            )?;
+            writeln!(out, "  digest here {}, there {}", or_none(&site.digest_here), or_none(&site.digest_there))?;
+        }
+        let s = &self.structure;
+        writeln!(
+            out,
+            "Structure: {}: {} inodes, {} entries, {} orphans, {} dangling, {} cycles",
+            good_or_bad(if s.sound { "sound" } else { "NOT SOUND" }, s.sound),
+            s.inodes,
+            s.entries,
+            s.orphans,
+            s.dangling,
+            s.cycles
+        )?;
+        for problem in &s.problems {
+            writeln!(out, "  {problem}")?;
+        }
+        writeln!(out, "{}", self.result_line())
+    }
+}
+
+fn preceded(by: &str, text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("{by}{text}") }
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "none" } else { text }
+}
+
+/// Asks the site of `context` to compare itself.
+///
+/// # Errors
+/// When the shipper cannot be reached or cannot compare.
+pub async fn check(context: &Context, local: bool, timeout: Duration) -> anyhow::Result<Report> {
+    let mut inspect = client::inspect(context).await?;
+    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let request = ConsistencyRequest { local, timeout_ms };
+    let reply = inspect.check_consistency(request).await.map_err(client::failed("compare the sites"))?;
+    Ok(Report::of(reply.into_inner()))
+}
+
+/// Runs the command. Exits with 0 for MATCH, 1 for DIFFER, 3 for NOT COMPARED.
+///
+/// # Errors
+/// When the shipper cannot be reached or cannot compare.
+pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    let report = check(context, args.local, Duration::from_secs(args.timeout)).await?;
+    output::print(context.format(), &report)?;
+    if !report.structure.sound {
+        anstream::eprintln!(
+            "warning: the structure is not sound: entries or inodes hang in the air; `cfs admin meta lookup INODE --detailed` shows \
+             which journal entries wrote them"
+        );
+    }
+    Ok(report.exit_code())
+}
+
+#[cfg(test)]
+mod tests {
+    use cfs_rpc::v1::SiteVerdict;
+
+    use super::*;
+
+    fn report(verdicts: &[(&str, &str)]) -> Report {
+        let sites = verdicts.iter().enumerate().map(|(i, (verdict, why))| SiteVerdict {
+            site: format!("site-{i}"),
+            verdict: (*verdict).to_owned(),
+            why: (*why).to_owned(),
+            ..SiteVerdict::default()
+        });
+        Report::of(ConsistencyReply {
+            site: "site-x".to_owned(),
+            sites: sites.collect(),
+            ..ConsistencyReply::default()
+        })
+    }
+
+    #[test]
+    fn a_match_is_never_claimed_without_evidence() {
+        assert_eq!(report(&[(MATCH, "")]).result_line(), "RESULT: MATCH");
+        assert_eq!(report(&[]).result_line(), "RESULT: NOT COMPARED(site-x, it knows of no other site)");
+        let one_down = report(&[(MATCH, ""), (NOT_COMPARED, "it did not answer")]);
+        assert_eq!(one_down.result_line(), "RESULT: NOT COMPARED(site-1, it did not answer)");
+        assert_eq!(report(&[(NOT_COMPARED, ""), (DIFFER, "inode 5")]).result_line(), "RESULT: DIFFER");
+    }
+}

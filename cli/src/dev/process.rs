@@ -1,0 +1,173 @@
+//! Processes that outlive the command that started them.
+//!
+//! A number alone does not name a process for long: each is remembered with its start time, and a number that was
+//! reused is taken for dead and never signalled.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// A process that was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since the machine did.
+    start_ticks: u64,
+    /// When the machine started, in seconds since 1970: numbers and ticks begin anew then.
+    boot_s: u64,
+}
+
+/// What went wrong with a process.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not be started.
+    #[error("cannot start the shipper of {config}: {source}", config = config.display())]
+    Start {
+        /// Its configuration.
+        config: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It ended at once.
+    #[error("the shipper of {config} ended at once: see {log}", config = config.display(), log = log.display())]
+    EndedAtOnce {
+        /// Its configuration.
+        config: PathBuf,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// It could not be signalled.
+    #[error("cannot signal process {pid}: {source}")]
+    Signal {
+        /// The process.
+        pid: u32,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It does not end.
+    #[error("process {pid} is still there {limit:?} after the signal: `cfs dev kill` ends it at once")]
+    StillThere {
+        /// The process.
+        pid: u32,
+        /// How long was waited.
+        limit: Duration,
+    },
+}
+
+/// Starts this same program as a shipper that keeps running when this command ends, with its output in `log`.
+pub(super) fn spawn_shipper(config: &Path, log: &Path) -> Result<Process, Error> {
+    let start = |source| Error::Start { config: config.to_owned(), source };
+    let output = OpenOptions::new().create(true).append(true).open(log).map_err(start)?;
+    let mut command = Command::new(std::env::current_exe().map_err(start)?);
+    command.arg("__shipper").arg("--detach").arg("--config").arg(config);
+    // Settings of this shell are not meant for each site of a cluster.
+    let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_encoded_bytes().starts_with(b"CFS_"));
+    for name in ours {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).stderr(output.try_clone().map_err(start)?).stdout(output);
+    let child = command.spawn().map_err(start)?;
+    let gone = || Error::EndedAtOnce { config: config.to_owned(), log: log.to_owned() };
+    Process::running(child.id()).ok_or_else(gone)
+}
+
+impl Process {
+    /// The process that has this number now, unless it ended.
+    pub(super) fn running(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (state, start_ticks) = parse_stat(&stat)?;
+        let alive = !matches!(state, 'Z' | 'X' | 'x');
+        alive.then_some(Self { pid, start_ticks, boot_s: boot_time()? })
+    }
+
+    /// Whether this very process runs.
+    pub fn is_alive(self) -> bool {
+        // The boot time that the kernel tells may be off by one after the clock was set.
+        Self::running(self.pid)
+            .is_some_and(|now| now.start_ticks == self.start_ticks && now.boot_s.abs_diff(self.boot_s) <= 60)
+    }
+
+    /// Asks it to end and waits. Returns whether it ran. Blocks.
+    pub(super) fn stop(self, limit: Duration) -> Result<bool, Error> {
+        self.end(Signal::TERM, limit)
+    }
+
+    /// Ends it without its help and waits. Returns whether it ran. Blocks.
+    pub(super) fn kill(self, limit: Duration) -> Result<bool, Error> {
+        self.end(Signal::KILL, limit)
+    }
+
+    fn end(self, signal: Signal, limit: Duration) -> Result<bool, Error> {
+        let failed = |error: rustix::io::Errno| Error::Signal { pid: self.pid, source: error.into() };
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(false) };
+        // Opened before the check: what is signalled is what was checked, whatever happens to the number in between.
+        let handle = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(handle) => handle,
+            Err(rustix::io::Errno::SRCH) => return Ok(false),
+            Err(error) => return Err(failed(error)),
+        };
+        if !self.is_alive() {
+            return Ok(false);
+        }
+        match pidfd_send_signal(&handle, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let deadline = Instant::now() + limit;
+        while self.is_alive() {
+            if Instant::now() > deadline {
+                return Err(Error::StillThere { pid: self.pid, limit });
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(true)
+    }
+}
+
+/// State and start time in `/proc/PID/stat`. The name in it may hold anything, also parentheses.
+fn parse_stat(stat: &str) -> Option<(char, u64)> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+fn boot_time() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_parentheses_do_not_confuse() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
+        assert_eq!(parse_stat(stat), Some(('S', 4242)));
+        assert_eq!(parse_stat("7 (a"), None);
+    }
+
+    #[test]
+    fn a_reused_number_is_never_signalled() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep starts");
+        let process = Process::running(child.id()).expect("it runs");
+        let another = Process { start_ticks: process.start_ticks + 1, ..process };
+        assert!(!another.is_alive());
+        assert!(!another.kill(Duration::from_secs(5)).expect("nothing to signal"));
+        assert!(process.is_alive(), "the wrong process was killed");
+        let another_boot = Process { boot_s: process.boot_s + 3600, ..process };
+        assert!(!another_boot.kill(Duration::from_secs(5)).expect("nothing to signal"));
+        assert!(process.kill(Duration::from_secs(5)).expect("it can be killed"));
+        assert!(!process.stop(Duration::from_secs(5)).expect("it is gone"));
+        child.wait().expect("it is our child");
+    }
+}
