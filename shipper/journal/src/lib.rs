@@ -1,1 +1,28 @@
-//! Placeholder.
+//! The journal on disk: streams of batches in segments, kept as they came.
+//!
+//! Files only: everything here blocks, and nothing knows a runtime. The format, byte for byte, and the rules of
+//! recovery are in `docs/protocol/journal.md`.
+//!
+//! * [`Journal::open`] finds what was durable, cuts torn tails and refuses damage.
+//! * [`Writer::append`] checks batches, writes them, makes them durable with one sync, and publishes them.
+//! * [`Reader::next`] hands out durable batches and follows the writer.
+
+mod damage;
+mod files;
+mod journal;
+pub mod open;
+mod prepare;
+pub mod read;
+mod segment;
+mod stream;
+mod walk;
+pub mod write;
+pub mod writer;
+
+pub use damage::Damage;
+pub use files::{File, Files, RealFiles};
+pub use journal::{Journal, Options, StreamUsage, Usage};
+pub use open::Recovered;
+pub use read::Reader;
+pub use stream::Position;
+pub use write::Writer;

@@ -1,0 +1,334 @@
+//! Appending: checked, written, made durable by one sync, then published.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cfs_model::{Epoch, Lsn, StreamId};
+use cfs_shipper_core::batch::{Batch, ChainHash};
+
+use crate::files::{File, Files};
+use crate::journal::Journal;
+use crate::prepare::{self, Request};
+use crate::segment::{HEADER_BYTES, MARK_BYTES, Mark, SegmentHeader, UNFINISHED};
+use crate::stream::{Position, Segment, Stream};
+use crate::writer;
+
+/// Bytes gathered in memory before they are handed to the file.
+const GATHER_BYTES: usize = 1024 * 1024;
+
+/// Why batches were not appended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// They do not continue the stream; nothing was written, and the writer goes on.
+    #[error("batch {index} does not continue stream {stream} at LSN {durable}: {why}")]
+    Refused {
+        /// The stream.
+        stream: StreamId,
+        /// Where the stream ends.
+        durable: Lsn,
+        /// Which of the batches, from 0.
+        index: usize,
+        /// What does not fit.
+        why: Misfit,
+    },
+    /// A write or sync failed. What is on disk is unknown until a restart: end the process, never try again.
+    #[error("cannot {doing} {}: {source}; nothing more is written to this stream, restart once the disk is in order", path.display())]
+    Fatal {
+        /// What was tried.
+        doing: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// A write failed before.
+    #[error("a write to stream {0} failed before; restart the process, which recovers what is durable")]
+    Failed(StreamId),
+}
+
+impl Error {
+    /// Whether the disk, or the quota, is full.
+    pub fn is_full(&self) -> bool {
+        let Self::Fatal { source, .. } = self else {
+            return false;
+        };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+/// What does not fit about a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// It belongs elsewhere.
+    #[error("it belongs to stream {0}")]
+    Stream(StreamId),
+    /// A gap or an overlap.
+    #[error("it starts at LSN {0}")]
+    Lsn(Lsn),
+    /// Another history.
+    #[error("it continues the chain {theirs}, the chain here is {ours}")]
+    Chain {
+        /// The chain before the batch.
+        theirs: ChainHash,
+        /// The chain of the stream.
+        ours: ChainHash,
+    },
+    /// An epoch that had ended.
+    #[error("its epoch is {theirs}, that of the batch before is {ours}")]
+    Epoch {
+        /// The batch's epoch.
+        theirs: Epoch,
+        /// The epoch before.
+        ours: Epoch,
+    },
+}
+
+/// The segment that is being written.
+struct Current {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    header: SegmentHeader,
+    /// Where the next record goes.
+    end: u64,
+    /// Length of the file: more than `end` if zeros were written ahead.
+    len: u64,
+    /// It is closed before it grows past this.
+    limit: u64,
+}
+
+/// The writer of one stream.
+pub struct Writer {
+    journal: Journal,
+    stream: Arc<Stream>,
+    position: Position,
+    current: Option<Current>,
+    gathered: Vec<u8>,
+    asked: bool,
+}
+
+impl Writer {
+    pub(crate) fn take(journal: Journal, stream: Arc<Stream>) -> Result<Self, writer::Error> {
+        let mut state = stream.state();
+        if state.failed {
+            return Err(writer::Error::Failed(stream.id));
+        }
+        if state.written {
+            return Err(writer::Error::Taken(stream.id));
+        }
+        let (position, last) = (state.position, state.segments.last().copied());
+        state.written = true;
+        drop(state);
+        let mut out = Self { journal, stream, position, current: None, gathered: Vec::new(), asked: false };
+        if let Some(Segment { header, bytes }) = last {
+            let path = out.stream.segment_path(header.first_lsn);
+            let file = out.files().open(&path).and_then(|file| Ok((file.len()?, file)));
+            let (len, file) =
+                file.map_err(|source| writer::Error::Io { stream: out.stream.id, path: path.clone(), source })?;
+            let limit = prepare::limit_of(&out.journal.shared.options, bytes);
+            out.current = Some(Current { path, file, header, end: bytes, len, limit });
+        }
+        Ok(out)
+    }
+
+    /// Appends `batches`, which must continue the stream, and makes them durable: all of them, or, after an error
+    /// other than [`Error::Refused`], any number of the first ones. One sync, and one more for each segment begun.
+    /// Blocks until then. What it returns is what [`Journal::position`] and readers see from now on.
+    pub fn append(&mut self, batches: &[Batch]) -> Result<Position, Error> {
+        if self.stream.state().failed {
+            return Err(Error::Failed(self.stream.id));
+        }
+        self.check(batches)?;
+        let out = self.append_checked(batches);
+        if out.is_err() {
+            self.stream.state().failed = true;
+        }
+        out
+    }
+
+    /// Where the stream ends.
+    pub const fn position(&self) -> Position {
+        self.position
+    }
+
+    fn files(&self) -> &dyn Files {
+        &*self.journal.shared.files
+    }
+
+    fn check(&self, batches: &[Batch]) -> Result<(), Error> {
+        let Position { durable, mut chain, mut epoch, .. } = self.position;
+        let (stream, mut next) = (self.stream.id, durable.next());
+        for (index, batch) in batches.iter().enumerate() {
+            let header = batch.header();
+            let refused = |why| Err(Error::Refused { stream, durable, index, why });
+            if header.stream != stream {
+                return refused(Misfit::Stream(header.stream));
+            }
+            if header.first_lsn != next {
+                return refused(Misfit::Lsn(header.first_lsn));
+            }
+            if header.chain != chain {
+                return refused(Misfit::Chain { theirs: header.chain, ours: chain });
+            }
+            if header.epoch < epoch {
+                return refused(Misfit::Epoch { theirs: header.epoch, ours: epoch });
+            }
+            (next, chain, epoch) = (header.last_lsn().next(), batch.chain_after(), header.epoch);
+        }
+        Ok(())
+    }
+
+    fn append_checked(&mut self, mut batches: &[Batch]) -> Result<Position, Error> {
+        while !batches.is_empty() {
+            let fit = self.current.as_ref().map_or(0, |c| fitting(batches, c.end, c.limit));
+            let group = if fit == 0 {
+                let limit = self.next_limit();
+                let (group, rest) = batches.split_at(fitting(batches, HEADER_BYTES as u64, limit).max(1));
+                batches = rest;
+                self.roll(group, limit)?;
+                group
+            } else {
+                let (group, rest) = batches.split_at(fit);
+                batches = rest;
+                self.write_group(group)?;
+                self.sync()?;
+                group
+            };
+            self.publish(group);
+            self.prepare_next();
+        }
+        Ok(self.position)
+    }
+
+    /// Writes a mark and `group` at the end of the current segment.
+    fn write_group(&mut self, group: &[Batch]) -> Result<(), Error> {
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        let failed = |path: &PathBuf| {
+            let path = path.clone();
+            move |source| Error::Fatal { doing: "write", path, source }
+        };
+        let mark = Mark { batches: group.len() as u32, durable: self.position.durable };
+        mark.encode(&current.header, current.end, &mut self.gathered);
+        current.end += MARK_BYTES as u64;
+        for batch in group {
+            self.gathered.extend_from_slice(batch.bytes());
+            current.end += batch.bytes().len() as u64;
+            if self.gathered.len() >= GATHER_BYTES {
+                let at = current.end - self.gathered.len() as u64;
+                current.file.write_all_at(&self.gathered, at).map_err(failed(&current.path))?;
+                self.gathered.clear();
+            }
+        }
+        let at = current.end - self.gathered.len() as u64;
+        current.file.write_all_at(&self.gathered, at).map_err(failed(&current.path))?;
+        self.gathered.clear();
+        current.len = current.len.max(current.end);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        let Some(current) = &self.current else {
+            return Ok(());
+        };
+        let failed = |source| Error::Fatal { doing: "sync", path: current.path.clone(), source };
+        current.file.sync_data().map_err(failed)
+    }
+
+    /// Begins the next segment with `group`. It gets its name only when its first group is durable, so that a segment
+    /// always has a valid header and at least one batch, and all before it is durable.
+    fn roll(&mut self, group: &[Batch], limit: u64) -> Result<(), Error> {
+        let previous = self.current.take();
+        let follows = previous.as_ref().map_or(Lsn::ZERO, |c| c.header.first_lsn);
+        let first_lsn = self.position.durable.next();
+        let header = SegmentHeader::new(self.stream.id, first_lsn, follows, self.position.chain);
+        let prepared = self.stream.state().prepared.take();
+        self.asked = false;
+        let (path, file, len) = match prepared {
+            Some(prepared) => (prepared.path, prepared.file, prepared.bytes),
+            None => {
+                let path = self.stream.dir.join(format!("new{UNFINISHED}"));
+                let file = self.files().create(&path);
+                let file = file.map_err(|source| Error::Fatal { doing: "make", path: path.clone(), source })?;
+                (path, file, 0)
+            }
+        };
+        header.encode(&mut self.gathered);
+        let unfinished = path.clone();
+        self.current = Some(Current { path, file, header, end: HEADER_BYTES as u64, len, limit });
+        self.write_group(group)?;
+        self.sync()?;
+        let path = self.stream.segment_path(first_lsn);
+        let failed = |doing, path: &PathBuf| {
+            let path = path.clone();
+            move |source| Error::Fatal { doing, path, source }
+        };
+        self.files().rename(&unfinished, &path).map_err(failed("rename", &unfinished))?;
+        self.files().sync_dir(&self.stream.dir).map_err(failed("sync", &self.stream.dir))?;
+        if let Some(previous) = previous.filter(|p| p.len > p.end) {
+            // The zeros that were not needed; a crash before this is durable leaves them, and does no harm.
+            previous.file.set_len(previous.end).map_err(failed("cut", &previous.path))?;
+        }
+        if let Some(current) = &mut self.current {
+            current.path = path;
+        }
+        Ok(())
+    }
+
+    fn next_limit(&self) -> u64 {
+        let options = &self.journal.shared.options;
+        match &self.current {
+            Some(current) => prepare::limit_after(options, current.limit),
+            None => prepare::limit_of(options, 0),
+        }
+    }
+
+    fn publish(&mut self, group: &[Batch]) {
+        let (Some(current), Some(last)) = (&self.current, group.last()) else {
+            return;
+        };
+        let header = last.header();
+        self.position = Position {
+            durable: header.last_lsn(),
+            chain: last.chain_after(),
+            epoch: header.epoch,
+            clock: header.first_clock + u64::from(header.count) - 1,
+        };
+        let mut offset = current.end - group.iter().map(|b| b.bytes().len() as u64).sum::<u64>();
+        let mut placed = Vec::with_capacity(group.len());
+        for batch in group {
+            placed.push((offset, batch.clone()));
+            offset += batch.bytes().len() as u64;
+        }
+        let segment = Segment { header: current.header, bytes: current.end };
+        self.stream.state().publish(segment, self.position, placed);
+    }
+
+    /// Asks for the next segment once this one is half full, so that no more is written ahead than was used.
+    fn prepare_next(&mut self) {
+        let (Some(current), Some(preparer)) = (&self.current, &self.journal.shared.preparer) else {
+            return;
+        };
+        if !self.asked && current.end >= current.limit / 2 && self.stream.state().prepared.is_none() {
+            let bytes = self.next_limit();
+            self.asked = preparer.ask(Request { stream: self.stream.clone(), bytes });
+        }
+    }
+}
+
+/// How many of `batches` fit, together with a mark, between `from` and `limit`.
+fn fitting(batches: &[Batch], from: u64, limit: u64) -> usize {
+    let mut end = from + MARK_BYTES as u64;
+    let fits = |batch: &&Batch| {
+        end += batch.bytes().len() as u64;
+        end <= limit
+    };
+    batches.iter().take_while(fits).count()
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stream.state().written = false;
+    }
+}
