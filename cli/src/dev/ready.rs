@@ -102,7 +102,7 @@ impl Cluster {
             let (site, primary) = (&self.sites()[progress.index], &self.sites()[0]);
             state = limited(govern::hand_over(&channel, govern::directive(site, primary, incarnation))).await?;
         }
-        let request = StatusRequest { all_sites: false };
+        let request = StatusRequest::default();
         let mut inspect = client::inspect_on(channel);
         let status = limited(inspect.status(request)).await?.into_inner();
         self.judge(progress, &state, &status)

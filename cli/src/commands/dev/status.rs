@@ -74,7 +74,7 @@ impl SiteStatus {
 async fn ask(cluster: &Cluster, site: &Site) -> Option<StatusReply> {
     let asking = async {
         let channel = cfs_rpc::unix::connect(&cluster.socket(site)).await.ok()?;
-        Some(client::inspect_on(channel).status(StatusRequest { all_sites: false }).await.ok()?.into_inner())
+        Some(client::inspect_on(channel).status(StatusRequest::default()).await.ok()?.into_inner())
     };
     tokio::time::timeout(ANSWER_LIMIT, asking).await.ok().flatten()
 }

@@ -51,6 +51,6 @@ pub(super) async fn show_status<D: Document>(
 /// What the site of `context` says of itself.
 async fn status(context: &Context) -> anyhow::Result<StatusReply> {
     let mut inspect = client::inspect(context).await?;
-    let reply = inspect.status(StatusRequest { all_sites: false }).await;
+    let reply = inspect.status(StatusRequest::default()).await;
     Ok(reply.map_err(client::failed("report its status"))?.into_inner())
 }
