@@ -1,0 +1,86 @@
+//! Checking what is derived from the registers.
+
+use cfs_shipper_core::merge::{Field, Life};
+
+use super::read::{is_directory, names, reaches_root};
+use crate::backend::{Read, Scan};
+use crate::row::{InodeRow, NamedRow, inode_key, split_key};
+use crate::structure::StructureReport;
+use crate::table::{Error, Table};
+
+/// One read transaction over all inodes and entries. Memory is bounded by `limit` and the depth of the tree; the time
+/// grows with entries times one look-up, and directories times their depth.
+pub(super) fn check(tables: &impl Read, limit: usize) -> Result<StructureReport, Error> {
+    let mut report = StructureReport::default();
+    tables.scan(Table::Inodes, &[], &mut |key, row| {
+        check_inode(tables, key, row, limit, &mut report)?;
+        Ok(Scan::More)
+    })?;
+    tables.scan(Table::Dentries, &[], &mut |key, row| {
+        check_entry(tables, key, row, limit, &mut report)?;
+        Ok(Scan::More)
+    })?;
+    Ok(report)
+}
+
+fn note<T>(list: &mut Vec<T>, count: &mut u64, limit: usize, finding: T) {
+    *count += 1;
+    if list.len() < limit {
+        list.push(finding);
+    }
+}
+
+fn check_inode(
+    tables: &impl Read,
+    key: &[u8],
+    row: &[u8],
+    limit: usize,
+    report: &mut StructureReport,
+) -> Result<(), Error> {
+    let row = InodeRow::decode(key, row)?;
+    let inode = row.inode(key)?;
+    if inode.visible(Field::Life).is_none() {
+        return Ok(());
+    }
+    let (number, _) = split_key(Table::Inodes, key)?;
+    report.inodes += 1;
+    if row.links.count == 0 {
+        note(&mut report.orphans, &mut report.orphan_count, limit, number);
+    }
+    if is_directory(&inode) {
+        report.directories += 1;
+        if row.links.count > 1 {
+            note(&mut report.multiply_named, &mut report.multiply_named_count, limit, number);
+        }
+        if row.links.count > 0 && !reaches_root(tables, number)? {
+            note(&mut report.detached, &mut report.detached_count, limit, number);
+        }
+    }
+    Ok(())
+}
+
+fn check_entry(
+    tables: &impl Read,
+    key: &[u8],
+    row: &[u8],
+    limit: usize,
+    report: &mut StructureReport,
+) -> Result<(), Error> {
+    let Some(dentry) = NamedRow::decode(Table::Dentries, key, row)?.dentry(key)? else { return Ok(()) };
+    let Some((inode, kind)) = dentry.target else { return Ok(()) };
+    report.entries += 1;
+    let target = inode_key(inode);
+    let matches = match tables.get(Table::Inodes, &target)? {
+        Some(row) => matches!(
+            InodeRow::decode(&target, row)?.inode(&target)?.life(),
+            Some((_, Life::Live { kind: held, .. })) if held == kind
+        ),
+        None => false,
+    };
+    if !matches {
+        let (parent, name) = split_key(Table::Dentries, key)?;
+        note(&mut report.dangling, &mut report.dangling_count, limit, (parent, name.to_vec(), inode));
+    }
+    debug_assert!(!names(tables, inode, 1)?.is_empty(), "every live entry has a link back");
+    Ok(())
+}

@@ -1,0 +1,319 @@
+//! Tables on disk, in LMDB.
+
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::ops::Bound;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use heed::types::Bytes;
+use heed::{CommitOrAbort, DatabaseStat, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
+
+use crate::backend::{Backend, Read, Scan, Write};
+use crate::table::{Error, Table, Usage};
+
+type Rows = heed::Database<'static, Bytes, Bytes>;
+
+/// The format that this version writes, and the only one it reads.
+pub const FORMAT: u32 = 1;
+const FORMAT_KEY: &[u8] = b"format";
+/// More threads than ever read at once; LMDB's table of readers has this many lines of 64 bytes.
+const MAX_READERS: u32 = 512;
+/// Room that a transaction finds beyond what is in use, at most.
+const MAX_MARGIN_BYTES: u64 = 64 * 1024 * 1024;
+/// A page may be copied for each changed row, and a row may split one at every level.
+const PAGES_PER_ROW_BYTE: u64 = 8;
+
+/// Where and how large.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Directory of the store; made with mode 0700 when it does not exist. Never on a network file system.
+    pub path: PathBuf,
+    /// What the store may grow to, rounded to pages. It is address space, not disk: sized once and generously.
+    pub map_bytes: u64,
+}
+
+impl Options {
+    /// 1 TiB.
+    pub const DEFAULT_MAP_BYTES: u64 = 1 << 40;
+
+    /// A store at `path` with the default map.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), map_bytes: Self::DEFAULT_MAP_BYTES }
+    }
+}
+
+/// Why a store does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory cannot be made or read.
+    #[error("the metadata store's directory {path} is not usable: {source}")]
+    Directory {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// This process has it open already.
+    #[error("the metadata store in {0} is open already in this process")]
+    Open(PathBuf),
+    /// It was written by another version, or by something else.
+    #[error(
+        "the metadata store in {path} has format {found}, this version reads {FORMAT}: run the version that wrote it, \
+         or move the directory away and rebuild this site's store from a peer"
+    )]
+    Format {
+        /// Which directory.
+        path: PathBuf,
+        /// The number it holds; 0 when it holds none.
+        found: u32,
+    },
+    /// Its content cannot be read.
+    #[error(transparent)]
+    Tables(#[from] Error),
+}
+
+impl From<heed::Error> for Error {
+    fn from(error: heed::Error) -> Self {
+        match error {
+            heed::Error::Io(e) if e.kind() == ErrorKind::StorageFull => Self::NoSpace,
+            heed::Error::Io(e) => Self::Io(e),
+            heed::Error::Mdb(MdbError::MapFull) => Self::MapFull { used: 0, map: 0 },
+            other => Self::Database(other.to_string()),
+        }
+    }
+}
+
+/// An LMDB environment with one database for each table.
+#[derive(Debug)]
+pub struct Lmdb {
+    env: Env<WithoutTls>,
+    tables: [Rows; Table::ALL.len()],
+    map_bytes: u64,
+}
+
+/// Opens the environment: the one place where the compiler's guarantees end.
+///
+/// A map is memory that others could change under our feet, so this is sound only while nobody else writes the files.
+/// The directory has mode 0700 and belongs to the shipper; LMDB's own lock file keeps its processes apart, and `heed`
+/// refuses a second open within one. The flags are not the ones that give up integrity: `NO_META_SYNC` still writes
+/// pages before the meta page that names them, so a power cut takes the last transactions and never corrupts (and the
+/// journal has them); `NO_READ_AHEAD` changes performance only. `WRITE_MAP`, `NO_SYNC` and `NO_LOCK` are not used.
+#[allow(unsafe_code)]
+fn open_env(path: &Path, map_bytes: usize) -> Result<Env<WithoutTls>, heed::Error> {
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options.map_size(map_bytes).max_dbs(Table::ALL.len() as u32).max_readers(MAX_READERS);
+    // SAFETY: see above.
+    unsafe {
+        options.flags(EnvFlags::NO_META_SYNC | EnvFlags::NO_READ_AHEAD);
+        options.open(path)
+    }
+}
+
+impl Lmdb {
+    pub(crate) fn open(options: &Options) -> Result<Self, OpenError> {
+        let path = &options.path;
+        let directory = |source| OpenError::Directory { path: path.clone(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(directory)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(directory)?;
+        let page = 64 * 1024;
+        let map_bytes = options.map_bytes.max(page).next_multiple_of(page);
+        let env = open_env(path, usize::try_from(map_bytes).unwrap_or(usize::MAX & !0xffff)).map_err(|e| match e {
+            heed::Error::EnvAlreadyOpened => OpenError::Open(path.clone()),
+            heed::Error::Mdb(MdbError::Invalid | MdbError::VersionMismatch) => {
+                OpenError::Format { path: path.clone(), found: 0 }
+            }
+            e => OpenError::Tables(e.into()),
+        })?;
+        check_format(&env, path)?;
+        let txn = env.write_txn().map_err(Error::from)?;
+        let tables = env
+            .create_databases_and_commit(txn, |opener, txn| {
+                let mut out = Vec::with_capacity(Table::ALL.len());
+                for table in Table::ALL {
+                    out.push(opener.create_database::<Bytes, Bytes>(txn, Some(table.name()))?);
+                }
+                let meta = &out[Table::Meta as usize];
+                if meta.get(txn, FORMAT_KEY)?.is_none() {
+                    meta.put(txn, FORMAT_KEY, &FORMAT.to_le_bytes())?;
+                }
+                let out: Result<[_; Table::ALL.len()], _> = out.try_into();
+                Ok::<_, heed::Error>(out.map_or(CommitOrAbort::Abort(()), CommitOrAbort::Commit))
+            })
+            .map_err(Error::from)?
+            .commit()
+            .ok_or_else(|| Error::Database("its tables could not be created".to_owned()))?;
+        Ok(Self { env, tables, map_bytes })
+    }
+
+    /// Bytes of pages in use: what the tables hold, not what is free between them.
+    fn used_bytes(&self, txn: &RoTxn<'_>) -> Result<u64, Error> {
+        let bytes = |s: DatabaseStat| {
+            (s.branch_pages + s.leaf_pages + s.overflow_pages) as u64 * u64::from(s.page_size)
+        };
+        let mut used = bytes(self.env.unnamed_database_stat());
+        for table in &self.tables {
+            used += bytes(table.stat(txn)?);
+        }
+        Ok(used)
+    }
+
+    /// Refuses a transaction that might not fit, before it begins.
+    fn check_room(&self, txn: &RoTxn<'_>, bytes: usize) -> Result<(), Error> {
+        let need = (bytes as u64 * PAGES_PER_ROW_BYTE).clamp(256 * 1024, MAX_MARGIN_BYTES);
+        let margin = need.max(self.map_bytes / 64).min(MAX_MARGIN_BYTES).min(self.map_bytes / 4);
+        let info = self.env.info();
+        let page = u64::from(self.env.unnamed_database_stat().page_size);
+        let reached = (info.last_page_number as u64 + 1) * page;
+        if reached + margin <= self.map_bytes {
+            return Ok(());
+        }
+        let used = self.used_bytes(txn)?;
+        if used + margin <= self.map_bytes { Ok(()) } else { Err(Error::MapFull { used, map: self.map_bytes }) }
+    }
+}
+
+fn check_format(env: &Env<WithoutTls>, path: &Path) -> Result<(), OpenError> {
+    let found = read_format(env).map_err(Error::from)?;
+    match found {
+        Some(FORMAT) | None => Ok(()),
+        Some(found) => Err(OpenError::Format { path: path.to_path_buf(), found }),
+    }
+}
+
+/// The format number; `None` in a new environment, 0 in one that something else made.
+fn read_format(env: &Env<WithoutTls>) -> Result<Option<u32>, heed::Error> {
+    let is_new = env.unnamed_database_stat().entries == 0;
+    let txn = env.read_txn()?;
+    let opened = env.open_databases_and_commit(txn, |opener, txn| {
+        let meta = opener.open_database::<Bytes, Bytes>(txn, Some(Table::Meta.name()))?;
+        Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(meta))
+    })?;
+    let Some(Some(meta)) = opened.commit() else {
+        return Ok(if is_new { None } else { Some(0) });
+    };
+    let txn = env.read_txn()?;
+    let number = meta.get(&txn, FORMAT_KEY)?.and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+    Ok(Some(number.unwrap_or(0)))
+}
+
+pub struct Reader<'a> {
+    txn: RoTxn<'a, WithoutTls>,
+    tables: &'a [Rows],
+}
+
+pub struct Writer<'a> {
+    txn: RwTxn<'a>,
+    tables: &'a [Rows],
+    store: &'a Lmdb,
+}
+
+impl Backend for Lmdb {
+    type Reader<'a> = Reader<'a>;
+    type Writer<'a> = Writer<'a>;
+
+    fn read(&self) -> Result<Reader<'_>, Error> {
+        Ok(Reader { txn: self.env.read_txn()?, tables: &self.tables })
+    }
+
+    fn write(&self, bytes: usize) -> Result<Writer<'_>, Error> {
+        let txn = self.env.write_txn()?;
+        self.check_room(&txn, bytes)?;
+        Ok(Writer { txn, tables: &self.tables, store: self })
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        Ok(self.env.force_sync()?)
+    }
+
+    fn usage(&self) -> Result<Usage, Error> {
+        let reader = self.read()?;
+        Ok(Usage {
+            map_bytes: self.map_bytes,
+            used_bytes: self.used_bytes(&reader.txn)?,
+            file_bytes: self.env.real_disk_size()?,
+            inodes: reader.len(Table::Inodes)?,
+            dentries: reader.len(Table::Dentries)?,
+            lost: reader.len(Table::Lost)?,
+        })
+    }
+}
+
+macro_rules! read_tables {
+    ($type:ident) => {
+        impl Read for $type<'_> {
+            fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>, Error> {
+                Ok(self.tables[table as usize].get(&self.txn, key)?)
+            }
+            fn at_or_below(&self, table: Table, key: &[u8]) -> Result<Option<(&[u8], &[u8])>, Error> {
+                Ok(self.tables[table as usize].get_lower_than_or_equal_to(&self.txn, key)?)
+            }
+            fn scan(
+                &self,
+                table: Table,
+                from: &[u8],
+                visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<Scan, Error>,
+            ) -> Result<(), Error> {
+                // LMDB knows no empty key.
+                let start = if from.is_empty() { Bound::Unbounded } else { Bound::Included(from) };
+                let range = (start, Bound::Unbounded);
+                for row in self.tables[table as usize].range(&self.txn, &range)? {
+                    let (key, value) = row?;
+                    if visit(key, value)? == Scan::Stop {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            fn len(&self, table: Table) -> Result<u64, Error> {
+                Ok(self.tables[table as usize].len(&self.txn)?)
+            }
+        }
+    };
+}
+
+read_tables!(Reader);
+read_tables!(Writer);
+
+impl Writer<'_> {
+    /// Says how full the map is when it is.
+    fn explain(&self, error: heed::Error) -> Error {
+        match Error::from(error) {
+            Error::MapFull { .. } => Error::MapFull {
+                used: self.store.used_bytes(&self.txn).unwrap_or(self.store.map_bytes),
+                map: self.store.map_bytes,
+            },
+            other => other,
+        }
+    }
+}
+
+impl Write for Writer<'_> {
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.tables[table as usize].put(&mut self.txn, key, value).map_err(|e| self.explain(e))
+    }
+
+    fn insert(&mut self, table: Table, key: &[u8], value: &[u8], existing: &mut Vec<u8>) -> Result<bool, Error> {
+        match self.tables[table as usize].get_or_put(&mut self.txn, key, value) {
+            Ok(None) => Ok(true),
+            Ok(Some(held)) => {
+                existing.clear();
+                existing.extend_from_slice(held);
+                Ok(false)
+            }
+            Err(e) => Err(self.explain(e)),
+        }
+    }
+
+    fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), Error> {
+        self.tables[table as usize].delete(&mut self.txn, key).map(drop).map_err(|e| self.explain(e))
+    }
+
+    fn commit(self) -> Result<(), Error> {
+        let map = self.store.map_bytes;
+        self.txn.commit().map_err(|e| match Error::from(e) {
+            Error::MapFull { .. } => Error::MapFull { used: map, map },
+            other => other,
+        })
+    }
+}

@@ -1,0 +1,129 @@
+//! What every store promises.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use cfs_model::{Epoch, StreamId, Vector};
+use cfs_shipper_core::batch::ChainHash;
+
+use crate::apply::{self, Applied, Decoded};
+use crate::digest::{Digest, Recomputed};
+use crate::lost::{LostEvent, LostKey};
+use crate::snapshot::{self, Chunk, Resume, Snapshot};
+use crate::structure::StructureReport;
+use crate::table::{Error, Usage};
+use crate::view::{DentryView, InodeView};
+
+/// How far a store is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Position {
+    /// What has been applied.
+    pub applied: Vector,
+    /// The chain of each stream at its cursor.
+    pub chains: BTreeMap<StreamId, ChainHash>,
+    /// The highest clock of any entry applied.
+    pub highest_clock: u64,
+    /// Whether the digest is one that other stores at these cursors have: not while a snapshot's replay has not reached
+    /// the snapshot's end, nor while tombstones are being forgotten.
+    pub comparable: bool,
+}
+
+/// What a store remembers of a producer, so that its retries are recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducerState {
+    /// The stream that its latest entry is in.
+    pub stream: StreamId,
+    /// The epoch of its latest entry.
+    pub epoch: Epoch,
+    /// The highest sequence number applied.
+    pub seq: u64,
+    /// The clock of its latest entry: the producer with the earliest goes when there are too many.
+    pub clock: u64,
+}
+
+/// The metadata store of one site.
+///
+/// Every call blocks and may be made from any thread. Reads see what the latest [`Store::apply`] committed and do not
+/// wait for one that is running. Lists are bounded by a limit and are resumed from the last item of the list before.
+pub trait Store: Send + Sync + 'static {
+    /// How far this store is. Answered from memory.
+    fn position(&self) -> Position;
+
+    /// Applies batches in the order given, and moves the cursors in the same transaction. A batch at or below its
+    /// cursor changes nothing. A gap, a chain that does not fit, or a vector that is not covered is refused before
+    /// anything changes; after any other error the cursors tell what was applied, and the call may be repeated.
+    ///
+    /// When it returns, the change is visible and survives the end of the process, though not yet a power cut: see
+    /// [`Store::sync`]. The caller bounds the batches of one call by `caps::MAX_TRANSACTION_*`; a batch that forgets
+    /// many tombstones is spread over several transactions by itself.
+    fn apply(&self, batches: &[Decoded]) -> Result<Applied, apply::Error>;
+
+    /// Returns a vector up to which everything applied survives a power cut.
+    fn sync(&self) -> Result<Vector, Error>;
+
+    /// What the writer of `stream` had applied of other streams, according to the last batch applied here.
+    fn vector_in_effect(&self, stream: StreamId) -> Vector;
+
+    /// Every producer remembered, at most `caps::MAX_PRODUCERS`.
+    fn producers(&self) -> Vec<(Bytes, ProducerState)>;
+
+    /// What is remembered of one producer.
+    fn producer(&self, name: &[u8]) -> Option<ProducerState>;
+
+    /// An inode as it shows; `None` when nothing is known of it.
+    fn inode(&self, inode: u64) -> Result<Option<InodeView>, Error>;
+
+    /// Live entries of a directory in the order of their names, from the first name after `after`.
+    fn read_dir(&self, parent: u64, after: Option<&[u8]>, limit: usize) -> Result<Vec<DentryView>, Error>;
+
+    /// One live entry of a directory.
+    fn entry(&self, parent: u64, name: &[u8]) -> Result<Option<DentryView>, Error>;
+
+    /// The root directory's inode.
+    fn root(&self) -> Result<Option<u64>, Error>;
+
+    /// Paths from the root to an inode, sorted; each begins with `/`. None for an inode that cannot be reached.
+    fn paths(&self, inode: u64, limit: usize) -> Result<Vec<Vec<u8>>, Error>;
+
+    /// The running digest. Answered from memory.
+    fn digest(&self) -> Digest;
+
+    /// Cursors and digest roots at the ends of the latest batches, oldest first, at most
+    /// [`crate::digest::HISTORY`]. Empty after a start. Only comparable ones.
+    fn digest_history(&self) -> Vec<(Vector, u128)>;
+
+    /// Computes the digest from all registers, in one read transaction, beside the running one of the same moment.
+    fn recompute_digest(&self) -> Result<Recomputed, Error>;
+
+    /// The digests of the inodes of one bucket that come after `after`, in order: how two stores find what differs.
+    fn bucket_inodes(&self, bucket: u16, after: Option<u64>, limit: usize) -> Result<Vec<(u64, u128)>, Error>;
+
+    /// Checks what is derived from the registers, naming at most `limit` of each kind of finding.
+    fn structure(&self, limit: usize) -> Result<StructureReport, Error>;
+
+    /// Lost writes in the order of their keys, superseded ones included.
+    fn lost(&self, after: Option<&LostKey>, limit: usize) -> Result<Vec<LostEvent>, Error>;
+
+    /// How many registers wait for a `Forget`.
+    fn tombstones(&self) -> Result<u64, Error>;
+
+    /// Begins to read a snapshot at the current cursors. Pins nothing.
+    fn snapshot_begin(&self) -> Result<Snapshot, snapshot::Error>;
+
+    /// Reads the next part of a snapshot, in a read transaction of its own, of about `max_bytes` (more if one row is
+    /// larger). While it is read, batches may be applied; after a `Forget` it fails and must begin again.
+    fn snapshot_chunk(&self, snapshot: &Snapshot, from: &Resume, max_bytes: usize) -> Result<Chunk, snapshot::Error>;
+
+    /// Prepares this store, which must be empty, for a snapshot. Until [`Store::install_finish`] it applies nothing.
+    fn install_begin(&self) -> Result<(), snapshot::Error>;
+
+    /// Installs one part, in the order read. Checks it before anything changes.
+    fn install_chunk(&self, bytes: &[u8]) -> Result<(), snapshot::Error>;
+
+    /// Ends the installation after the last part. The cursors are those of [`Store::snapshot_begin`], and the store is
+    /// not comparable before it has applied what its source had applied at the end.
+    fn install_finish(&self) -> Result<Position, snapshot::Error>;
+
+    /// Space taken.
+    fn usage(&self) -> Result<Usage, Error>;
+}
