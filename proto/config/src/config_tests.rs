@@ -1,6 +1,9 @@
 use std::fs;
 
 use super::*;
+use crate::error::Problem;
+use crate::resolve::address;
+use crate::schema::{KEYS, PEER_KEYS};
 use crate::setting::Origin;
 
 const ID: &str = "00010203-0405-0607-0809-0a0b0c0d0e0f";

@@ -3,7 +3,9 @@
 //! [`Config::load`] checks everything and reports all problems at once, each with its place and what would be right.
 //! Pure but for reading the file.
 
+mod assemble;
 mod config;
+mod cross_check;
 mod durability;
 mod error;
 mod resolve;

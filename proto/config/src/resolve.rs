@@ -78,11 +78,11 @@ impl<'a> Resolver<'a> {
                 return None;
             }
         };
-        if origin != Origin::Default {
-            if let Err(reason) = check(key.kind, &text) {
-                self.wrong(name, &reason);
-                return None;
-            }
+        if origin != Origin::Default
+            && let Err(reason) = check(key.kind, &text)
+        {
+            self.wrong(name, &reason);
+            return None;
         }
         let value = match key.kind {
             Kind::Size(..) => text.parse::<ByteSize>().map_or_else(|_| text.clone(), |size| size.to_string()),

@@ -1,4 +1,5 @@
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use super::*;
 use crate::ca::{CA_KEY, Validity, install};
@@ -112,7 +113,7 @@ async fn a_live_peer_is_distrusted_once_its_certificate_expires() {
     let clock = Arc::new(SetClock(Mutex::new(SystemTime::now())));
     let tls = SharedTls::load(&dir, Role::Shipper, clock.clone()).expect("loads");
     let pem = std::fs::read(dir.join("shipper.pem")).expect("a certificate");
-    let chain = certificates(&pem, 1, &dir).expect("a chain");
+    let chain = material::certificates(&pem, 1, &dir).expect("a chain");
     let mut distrusted = std::pin::pin!(tls.distrusted(chain));
     assert!(tokio::time::timeout(HOUR, &mut distrusted).await.is_err(), "valid as long as the clock says so");
     *clock.0.lock().expect("not poisoned") += 2 * HOUR;
