@@ -137,7 +137,8 @@ impl Admission {
         let first_lsn = self.next_lsn;
         if fresh > 0 {
             self.next_lsn = first_lsn.plus(fresh);
-            *producer = Producer { seq: end - 1, lsn: Lsn(self.next_lsn.0 - 1), epoch: current, session, used: self.uses };
+            *producer =
+                Producer { seq: end - 1, lsn: Lsn(self.next_lsn.0 - 1), epoch: current, session, used: self.uses };
         }
         Ok(Admitted { held: held as usize, first_lsn, last_lsn: producer.lsn })
     }

@@ -18,7 +18,9 @@ use cfs_model::{Vector, Version};
 
 pub use effects::{Effects, effects};
 pub use inode::{Inode, Slot};
-pub use register::{Dentry, Field, Life, Malformed, Register, VERSION_BYTES, Value, Xattr, decode_version, encode_version};
+pub use register::{
+    Dentry, Field, Life, Malformed, Register, VERSION_BYTES, Value, Xattr, decode_version, encode_version,
+};
 pub use validate::{Invalid, ROOT_NAME, validate};
 
 /// A write that is being merged, and what its writer had seen.

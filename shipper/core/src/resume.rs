@@ -52,7 +52,10 @@ pub fn decide(now: &Situation<'_>) -> Decision {
     }
     let furthest = now.shown.values().flatten().copied().max().unwrap_or_default();
     if furthest > now.durable {
-        return Decision::Wait(format!("its own entries up to {furthest}, which another site holds; here are {}", now.durable));
+        return Decision::Wait(format!(
+            "its own entries up to {furthest}, which another site holds; here are {}",
+            now.durable
+        ));
     }
     let silent: Vec<&str> = now.shown.iter().filter(|(_, lsn)| lsn.is_none()).map(|(site, _)| site.as_str()).collect();
     if silent.is_empty() {

@@ -82,8 +82,9 @@ impl Governed {
         let io = |source| Error::Io { path: path.clone(), source };
         private_file::create_directory(directory).map_err(io)?;
         let kept = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?,
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Kept::default(),
             Err(e) => return Err(io(e)),
         };
@@ -238,7 +239,8 @@ pub(crate) struct Service(pub(crate) Arc<Node>);
 impl v1::governor_server::Governor for Service {
     async fn govern(&self, request: Request<v1::Directive>) -> Result<Response<v1::GovernorState>, Status> {
         let directive = request.into_inner();
-        if directive.primary && self.0.governed.history().verdict(Epoch(directive.epoch), self.0.id()) == Verdict::Unknown
+        if directive.primary
+            && self.0.governed.history().verdict(Epoch(directive.epoch), self.0.id()) == Verdict::Unknown
             && !directive.opened.iter().any(|o| o.epoch == directive.epoch && o.site == u32::from(self.0.id().0))
         {
             return Err(Status::failed_precondition(format!(

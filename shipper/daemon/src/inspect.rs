@@ -46,7 +46,7 @@ impl v1::inspect_server::Inspect for Service {
         &self,
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
-        let all_sites = request.into_inner().all_sites;
+        let v1::StatusRequest { all_sites, cursors_only } = request.into_inner();
         let (out, replies) = mpsc::channel(4);
         let node = self.0.clone();
         tokio::spawn(async move {
@@ -54,7 +54,7 @@ impl v1::inspect_server::Inspect for Service {
             let mut peers = node.signals.peers.subscribe();
             let mut role = node.signals.role.subscribe();
             loop {
-                let mut reply = status::local(&node);
+                let mut reply = if cursors_only { status::cursors_only(&node) } else { status::local(&node) };
                 if all_sites {
                     add_others(&node, &mut reply).await;
                 }
@@ -156,6 +156,6 @@ fn streamed<T: Send + 'static>(
 }
 
 /// The store's errors as a status.
-fn store_error(error: cfs_store::Error) -> Status {
+fn store_error(error: cfs_store::table::Error) -> Status {
     Status::data_loss(format!("the store does not read: {error}"))
 }

@@ -222,7 +222,11 @@ impl Now {
             ("store_bytes", "Bytes of the store in use", store.used_bytes as f64),
             ("disk_free_bytes", "Free bytes on the disk of journal and store", node.space.free_bytes() as f64),
             ("read_only", "Whether appends wait for disk space", f64::from(u8::from(node.space.is_read_only()))),
-            ("tombstones", "Removed names and inodes not forgotten yet", node.store.tombstones().unwrap_or_default() as f64),
+            (
+                "tombstones",
+                "Removed names and inodes not forgotten yet",
+                node.store.tombstones().unwrap_or_default() as f64,
+            ),
             ("compression_queue_size", "Entries that wait for the group commit", node.queued_entries() as f64),
             ("process_cpu_seconds", "CPU time of this process", process.cpu_s),
             ("process_memory_bytes", "Memory of this process without mapped files", process.rss_bytes as f64),

@@ -61,7 +61,9 @@ impl Peers {
             peer.floor = peer.floor.max(Epoch(floor));
             let mut moved = false;
             for state in streams {
-                let Some((stream, position)) = state.durable.and_then(|p| Some((p.stream()?, p.lsn()))) else { continue };
+                let Some((stream, position)) = state.durable.and_then(|p| Some((p.stream()?, p.lsn()))) else {
+                    continue;
+                };
                 for (table, lsn) in [(&mut peer.durable, position), (&mut peer.applied, Lsn(state.applied_lsn))] {
                     let known = table.entry(stream).or_default();
                     // Also backwards: a site that lost its disk must not be counted for what it held before.

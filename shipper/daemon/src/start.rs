@@ -1,7 +1,6 @@
 //! From a configuration to a running shipper, and back.
 
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,7 +114,12 @@ fn load(config: Config, world: World) -> anyhow::Result<Node> {
         anyhow::bail!(
             "the certificate in {} is for {} of cluster {}, the configuration {} is for {} of cluster {}: install the \
              certificate of this site",
-            config.tls_dir().display(), names.0, names.1, config.file.display(), config.site.name, config.cluster.id
+            config.tls_dir().display(),
+            names.0,
+            names.1,
+            config.file.display(),
+            config.site.name,
+            config.cluster.id
         );
     }
     for directory in [&config.paths.state, &config.journal_dir().to_owned(), &config.meta_dir().to_owned()] {
@@ -127,17 +131,23 @@ fn load(config: Config, world: World) -> anyhow::Result<Node> {
     let options = cfs_journal::Options { segment_bytes: config.journal.segment_bytes, ..Default::default() };
     let (journal, recovered) = Journal::open(Arc::new(RealFiles), config.journal_dir(), options)?;
     for cut in recovered {
-        tracing::warn!(%cut, "a torn tail of the journal was cut");
+        tracing::warn!(
+            stream = %cut.stream,
+            segment = %cut.segment.display(),
+            offset = cut.offset,
+            cut_bytes = cut.cut_bytes,
+            durable = %cut.durable,
+            what = cut.what,
+            "a torn tail of the journal was cut; what it held was not acknowledged, or comes again from the other sites"
+        );
     }
-    let store: Arc<dyn Store> = Arc::new(open_store(config.meta_dir(), config.store.map_bytes)?);
+    let store: Arc<dyn Store> = Arc::new(HeedStore::open(&cfs_store::lmdb::Options {
+        path: config.meta_dir().to_owned(),
+        map_bytes: config.store.map_bytes,
+    })?);
     let node = Node::new(Parts { config, world, tls: Arc::new(tls), journal, store, governed, space });
     restore(&node)?;
     Ok(node)
-}
-
-fn open_store(directory: &Path, map_bytes: u64) -> anyhow::Result<HeedStore> {
-    let options = cfs_store::Options { map_bytes, ..Default::default() };
-    HeedStore::open(directory, options).with_context(|| format!("the store {}", directory.display()))
 }
 
 /// Takes up what is on disk before anything of it is reported (invariant 6).
@@ -193,13 +203,13 @@ async fn bind(
     let peer_service = PeerServer::new(ship::Service(node.clone()))
         .max_decoding_message_size(MAX_FRAME_BYTES)
         .max_encoding_message_size(MAX_FRAME_BYTES);
-    let peers = http2::server()
-        .add_service(peer_service)
-        .serve_with_incoming(incoming(peers, (*node.tls).clone(), admission));
+    let peers =
+        http2::server().add_service(peer_service).serve_with_incoming(incoming(peers, (*node.tls).clone(), admission));
     let producers = match &listen.producer {
         None => None,
         Some(address) => {
-            let listener = node.world.net.bind(address).await.with_context(|| format!("listen.producer = {address}"))?;
+            let listener =
+                node.world.net.bind(address).await.with_context(|| format!("listen.producer = {address}"))?;
             let errors = node.clone();
             let admission =
                 Admission::of([Role::Producer]).on_refused(move |_| errors.metrics.error("refused_connection"));

@@ -8,19 +8,33 @@ use crate::peers::Peer;
 use crate::positions::Position;
 use crate::usage;
 
-/// The state now, from memory.
+/// The state now, with what the process, the disk and the store say of themselves.
 pub(crate) fn local(node: &Node) -> v1::StatusReply {
     let now_ms = node.boot_ms();
+    let usage = node.store.usage().unwrap_or_default();
+    let name = format!("cfs-shipper {}", node.site());
+    v1::StatusReply {
+        process: Some(usage::process(name, now_ms.saturating_sub(node.started_ms))),
+        tombstones: node.store.tombstones().unwrap_or_default(),
+        journal_bytes: node.journal.usage().bytes,
+        store_bytes: usage.used_bytes,
+        disk_free_bytes: node.space.free_bytes(),
+        ..cursors_only(node)
+    }
+}
+
+/// The part of it that is in memory.
+pub(crate) fn cursors_only(node: &Node) -> v1::StatusReply {
+    let now_ms = node.boot_ms();
     let (primary, _, epoch) = node.governed.primary();
-    let accepting = node.admission().accepting().is_some();
-    let (status, why) = state(node, accepting);
+    let (status, why) = state(node, node.admission().accepting().is_some());
     let role = match primary.as_str() {
         "" => "NONE",
         site if site == node.site().as_str() => "PRIMARY",
         _ => "REPLICA",
     };
-    let usage = node.store.usage().unwrap_or_default();
-    let mut reply = v1::StatusReply {
+    let peers = node.peers.lock().clone();
+    v1::StatusReply {
         site: node.site().to_string(),
         site_id: u32::from(node.id().0),
         cluster: node.config.cluster.id.to_string(),
@@ -30,27 +44,22 @@ pub(crate) fn local(node: &Node) -> v1::StatusReply {
         epoch: epoch.0,
         lag_ms: lag_here(node, now_ms),
         cursors: cursors(node, now_ms),
-        process: Some(usage::process(format!("cfs-shipper {}", node.site()), now_ms.saturating_sub(node.started_ms))),
+        peers: peers.iter().map(|(site, peer)| peer_status(node, site.as_str(), peer, now_ms)).collect(),
         primary,
         floor: node.governed.floor().0,
         version: env!("CARGO_PKG_VERSION").into(),
         entries_appended: node.metrics.entries_appended(),
         entries_applied: node.metrics.entries_applied(),
-        tombstones: node.store.tombstones().unwrap_or_default(),
-        journal_bytes: node.journal.usage().bytes,
-        store_bytes: usage.used_bytes,
-        disk_free_bytes: node.space.free_bytes(),
         ..v1::StatusReply::default()
-    };
-    reply.peers = node.peers.lock().iter().map(|(site, peer)| peer_status(node, site.as_str(), peer, now_ms)).collect();
-    reply
+    }
 }
 
 fn state(node: &Node, accepting: bool) -> (&'static str, String) {
     if node.space.is_read_only() {
         return ("READ_ONLY", node.space.why());
     }
-    let stuck = node.positions.lock().iter().find_map(|(stream, p)| Some(format!("stream {stream}: {}", p.stuck.clone()?)));
+    let stuck =
+        node.positions.lock().iter().find_map(|(stream, p)| Some(format!("stream {stream}: {}", p.stuck.clone()?)));
     if let Some(why) = stuck {
         return ("WAITING", why);
     }
@@ -151,7 +160,10 @@ pub(crate) fn lag_here(node: &Node, now_ms: u64) -> u64 {
     let behind = node.positions.lag_ms(now_ms);
     let (primary, _, _) = node.governed.primary();
     let peers = node.peers.lock();
-    let silent = peers.iter().find(|(site, _)| site.as_str() == primary).map(|(_, peer)| peer.silent_ms(now_ms, node.started_ms));
+    let silent = peers
+        .iter()
+        .find(|(site, _)| site.as_str() == primary)
+        .map(|(_, peer)| peer.silent_ms(now_ms, node.started_ms));
     match silent {
         Some(silent_ms) if silent_ms > node.silence_ms() => behind.max(silent_ms),
         _ => behind,

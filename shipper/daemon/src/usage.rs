@@ -40,5 +40,13 @@ fn cpu_s() -> f64 {
 pub(crate) fn process(name: String, uptime_ms: u64) -> v1::ProcessUsage {
     let (rss_bytes, mapped_bytes) = memory();
     let rss_peak_bytes = PEAK_BYTES.fetch_max(rss_bytes, Ordering::Relaxed).max(rss_bytes);
-    v1::ProcessUsage { name, cpu_s: cpu_s(), rss_peak_bytes, rss_bytes, mapped_bytes, pid: std::process::id(), uptime_ms }
+    v1::ProcessUsage {
+        name,
+        cpu_s: cpu_s(),
+        rss_peak_bytes,
+        rss_bytes,
+        mapped_bytes,
+        pid: std::process::id(),
+        uptime_ms,
+    }
 }

@@ -61,16 +61,8 @@ pub enum Field {
 
 impl Field {
     /// Every field, in order.
-    pub const ALL: [Self; 8] = [
-        Self::Life,
-        Self::Mode,
-        Self::Uid,
-        Self::Gid,
-        Self::Size,
-        Self::Mtime,
-        Self::Ctime,
-        Self::Extents,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Life, Self::Mode, Self::Uid, Self::Gid, Self::Size, Self::Mtime, Self::Ctime, Self::Extents];
 
     /// This field's bit in a set of fields.
     pub const fn bit(self) -> u8 {
@@ -324,9 +316,7 @@ impl Register {
         }
         let (table, inode, tail) = (bytes.get_u8(), bytes.get_u64(), bytes.get_u8());
         match table {
-            Self::FIELD if bytes.is_empty() => {
-                Ok(Self::Field(inode, *Field::ALL.get(usize::from(tail)).ok_or(WHAT)?))
-            }
+            Self::FIELD if bytes.is_empty() => Ok(Self::Field(inode, *Field::ALL.get(usize::from(tail)).ok_or(WHAT)?)),
             Self::DENTRY if bytes.len() == usize::from(tail) => Ok(Self::Dentry(inode, bytes.to_vec())),
             Self::XATTR if bytes.len() == usize::from(tail) => Ok(Self::Xattr(inode, bytes.to_vec())),
             _ => Err(WHAT),

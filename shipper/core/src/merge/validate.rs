@@ -18,7 +18,9 @@ pub enum Invalid {
     #[error("the entry holds no operation that this version knows: upgrade this site or send another operation")]
     Unknown,
     /// The name of a directory entry cannot be one.
-    #[error("the name {0:?} is not usable: use 1 to {MAX_NAME_BYTES} bytes without '/' and NUL, and not \".\" or \"..\"")]
+    #[error(
+        "the name {0:?} is not usable: use 1 to {MAX_NAME_BYTES} bytes without '/' and NUL, and not \".\" or \"..\""
+    )]
     Name(String),
     /// The root directory is named otherwise than `/` in parent 0, or something else is.
     #[error("parent 0 has one name, \"/\", which is the root directory and may only be made, removed or changed")]

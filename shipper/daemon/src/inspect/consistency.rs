@@ -54,7 +54,8 @@ async fn compare(node: &Arc<Node>, peer: &cfs_config::Peer) -> v1::SiteVerdict {
     let mut client = v1::peer_client::PeerClient::new(channel);
     loop {
         let wanted = node.store.position().applied.to_wire();
-        let theirs = match client.digests(v1::DigestsRequest { wanted, wait_ms: 1000 }).await.map(Response::into_inner) {
+        let theirs = match client.digests(v1::DigestsRequest { wanted, wait_ms: 1000 }).await.map(Response::into_inner)
+        {
             Ok(theirs) => theirs,
             Err(status) => return not_compared(site, status.message().to_owned()),
         };
@@ -98,7 +99,10 @@ async fn structure(node: &Arc<Node>) -> Result<v1::ConsistencyReply, Status> {
     problems.extend(report.detached.iter().map(|inode| format!("directory {inode} has no way to the root")));
     problems.extend(report.multiply_named.iter().map(|inode| format!("directory {inode} has more than one name")));
     problems.extend(report.dangling.iter().map(|(parent, name, inode)| {
-        format!("entry {:?} of directory {parent} points to inode {inode}, which is not there", String::from_utf8_lossy(name))
+        format!(
+            "entry {:?} of directory {parent} points to inode {inode}, which is not there",
+            String::from_utf8_lossy(name)
+        )
     }));
     let found = report.orphan_count + report.detached_count + report.multiply_named_count + report.dangling_count;
     if found > problems.len() as u64 {
@@ -124,7 +128,11 @@ async fn recompute(node: &Arc<Node>) -> Result<v1::SiteVerdict, Status> {
     Ok(v1::SiteVerdict {
         site: node.site().to_string(),
         verdict: if same { "MATCH" } else { "DIFFER" }.into(),
-        why: if same { String::new() } else { "the registers do not have the digest that was kept: the file is damaged".into() },
+        why: if same {
+            String::new()
+        } else {
+            "the registers do not have the digest that was kept: the file is damaged".into()
+        },
         cursors: recomputed.running.applied.to_wire(),
         digest_here: format!("{:032x}", recomputed.running.root),
         digest_there: format!("{:032x}", recomputed.registers.root),

@@ -5,7 +5,8 @@ use std::time::Duration;
 use cfs_model::op::StreamPosition;
 use cfs_model::{Lsn, Vector};
 use cfs_rpc::v1;
-use cfs_store::{DentryView, Store};
+use cfs_store::Store;
+use cfs_store::view::DentryView;
 use tonic::Status;
 
 use super::{Sink, node_view, store_error};
@@ -39,7 +40,12 @@ pub(super) async fn wait_for(node: &Node, position: Option<&StreamPosition>) -> 
 }
 
 /// One directory, or some names of it; the paths are names.
-pub(super) fn directory(store: &dyn Store, inode: u64, names: &[bytes::Bytes], out: &Sink<v1::ListReply>) -> Result<(), Status> {
+pub(super) fn directory(
+    store: &dyn Store,
+    inode: u64,
+    names: &[bytes::Bytes],
+    out: &Sink<v1::ListReply>,
+) -> Result<(), Status> {
     let mut reply = Reply::new(out);
     if names.is_empty() {
         let mut after: Option<Vec<u8>> = None;

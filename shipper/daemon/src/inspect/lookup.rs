@@ -3,7 +3,9 @@
 use cfs_model::Version;
 use cfs_rpc::v1;
 use cfs_shipper_core::merge::{Field, Register};
-use cfs_store::{InodeView, LostEvent, LostKey, LostValue, State, Store};
+use cfs_store::Store;
+use cfs_store::lost::{LostEvent, LostKey, LostValue};
+use cfs_store::view::{self, InodeView, State};
 use tonic::Status;
 
 use super::{Sink, node_view, store_error};
@@ -49,7 +51,7 @@ fn register(register: String, value: Vec<u8>, version: &Version) -> v1::Register
 
 fn field_text(view: &InodeView, field: Field) -> Vec<u8> {
     let number = |n: Option<u64>| n.map(|n| n.to_string()).unwrap_or_default();
-    let time = |t: Option<cfs_store::Time>| t.map(|t| format!("{}.{:09}", t.seconds, t.nanos)).unwrap_or_default();
+    let time = |t: Option<view::Time>| t.map(|t| format!("{}.{:09}", t.seconds, t.nanos)).unwrap_or_default();
     let text = match field {
         Field::Life => match &view.state {
             State::Absent => "absent".to_owned(),

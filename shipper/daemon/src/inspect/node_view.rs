@@ -2,12 +2,12 @@
 
 use cfs_model::op::{Attributes, InodeKind, Time};
 use cfs_rpc::v1;
-use cfs_store::{InodeView, State};
+use cfs_store::view::{self, InodeView, State};
 
 /// An inode as it shows; `None` if it does not exist.
 pub(super) fn node(view: InodeView) -> Option<v1::Node> {
     let State::Live { kind, device, target } = view.state else { return None };
-    let time = |t: cfs_store::Time| Time { seconds: t.seconds, nanos: t.nanos };
+    let time = |t: view::Time| Time { seconds: t.seconds, nanos: t.nanos };
     Some(v1::Node {
         inode: view.inode,
         kind: InodeKind::try_from(i32::from(kind)).unwrap_or_default().into(),

@@ -218,7 +218,9 @@ impl Service {
         // Control characters are kept for the shipper's own entries.
         let len = hello.producer.len();
         if !(1..=MAX_PRODUCER_BYTES).contains(&len) || hello.producer.contains(char::is_control) {
-            return Err(invalid(format!("a producer's name has 1 to {MAX_PRODUCER_BYTES} bytes, no control characters")));
+            return Err(invalid(format!(
+                "a producer's name has 1 to {MAX_PRODUCER_BYTES} bytes, no control characters"
+            )));
         }
         let asked = match hello.durability.as_str() {
             "" => Durability::Local,
@@ -385,9 +387,13 @@ async fn send(out: &Out, kind: Outgoing) -> Result<(), End> {
 
 /// Checks every entry before any is admitted; returns their bytes.
 fn validate(first_seq: u64, entries: &[Bytes]) -> Result<usize, Reason> {
-    let invalid = |index: usize, why: String| Reason::Invalid(Invalid { seq: first_seq.saturating_add(index as u64), why });
+    let invalid =
+        |index: usize, why: String| Reason::Invalid(Invalid { seq: first_seq.saturating_add(index as u64), why });
     if entries.is_empty() || entries.len() > MAX_APPEND_ENTRIES {
-        return Err(invalid(0, format!("a message holds {} entries, it may hold 1 to {MAX_APPEND_ENTRIES}", entries.len())));
+        return Err(invalid(
+            0,
+            format!("a message holds {} entries, it may hold 1 to {MAX_APPEND_ENTRIES}", entries.len()),
+        ));
     }
     let mut bytes = 0;
     for (index, entry) in entries.iter().enumerate() {

@@ -10,7 +10,7 @@ use cfs_model::{StreamId, Vector};
 use cfs_shipper_core::batch::Batch;
 use cfs_shipper_core::caps::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_ENTRIES};
 use cfs_shipper_core::pending::{self, Next};
-use cfs_store::{Decoded, apply};
+use cfs_store::apply::{self, Decoded};
 
 use crate::node::Node;
 
@@ -143,7 +143,8 @@ impl Apply {
         let started_ns = self.node.boot_ns();
         let decoded: Result<Vec<Decoded>, _> = transaction.iter().map(decode).collect();
         let outcome = decoded.map_err(|(stream, error)| (Some(stream), error.to_string()));
-        let outcome = outcome.and_then(|decoded| self.node.store.apply(&decoded).map_err(|error| (None, reason(&error))));
+        let outcome =
+            outcome.and_then(|decoded| self.node.store.apply(&decoded).map_err(|error| (None, reason(&error))));
         match outcome {
             Ok(applied) => {
                 for batch in transaction {

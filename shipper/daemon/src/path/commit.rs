@@ -8,7 +8,6 @@ use cfs_model::{Epoch, Lsn, StreamId, Vector};
 use cfs_shipper_core::batch::{Batch, ChainHash, Header};
 use cfs_shipper_core::caps::MAX_BATCH_RAW_BYTES;
 use cfs_shipper_core::clock::HybridClock;
-use cfs_shipper_core::codec::Codec;
 use cfs_shipper_core::payload::Builder;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -89,7 +88,10 @@ impl Commit {
             let full = self.builder.count() >= most || self.builder.len() >= SOFT_RAW_BYTES;
             match from.ops.as_slice().first() {
                 None => return None,
-                Some(op) if full || (!self.builder.is_empty() && self.builder.len() + op.len() > MAX_BATCH_RAW_BYTES / 2) => {
+                Some(op)
+                    if full
+                        || (!self.builder.is_empty() && self.builder.len() + op.len() > MAX_BATCH_RAW_BYTES / 2) =>
+                {
                     return Some(from);
                 }
                 Some(_) => {}
@@ -128,7 +130,7 @@ impl Commit {
             first_clock,
             durable_lsn: open.end,
             vector,
-            codec: self.codec(),
+            codec: self.node.config.replication.compression,
             raw_len: 0,
             encoded_len: 0,
             payload_checksum: 0,
@@ -149,10 +151,6 @@ impl Commit {
         self.node.positions.persisted(stream, open.end, vectors, self.node.boot_ms());
         self.node.metrics.committed(&batch, encoded_ns - started_ns, self.node.boot_ns() - encoded_ns);
         self.node.signals.durable.bump();
-    }
-
-    fn codec(&self) -> Codec {
-        self.node.config.replication.compression
     }
 
     fn open(&mut self, stream: StreamId) {

@@ -51,7 +51,10 @@ pub(crate) fn check_hello(node: &Node, hello: &v1::PeerHello, certified: &cfs_mo
     let known = node.config.peers.iter().find(|peer| peer.name == *certified);
     let known = known.ok_or_else(|| format!("{certified} is not in this site's configuration ([[peers]])"))?;
     if hello.site_id != u32::from(known.id.0) {
-        return Err(format!("it has number {}, this site's configuration gives {certified} {}", hello.site_id, known.id));
+        return Err(format!(
+            "it has number {}, this site's configuration gives {certified} {}",
+            hello.site_id, known.id
+        ));
     }
     Ok(())
 }

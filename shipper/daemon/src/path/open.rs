@@ -51,7 +51,11 @@ async fn step(node: &Arc<Node>, since_ms: u64) {
     };
     if node.governed.set_waiting(waiting.clone()) {
         if !waiting.for_what.is_empty() {
-            tracing::info!(waiting_for = waiting.for_what, needs_incarnation = waiting.needs_incarnation, "not accepting");
+            tracing::info!(
+                waiting_for = waiting.for_what,
+                needs_incarnation = waiting.needs_incarnation,
+                "not accepting"
+            );
         }
         node.signals.role.bump();
     }

@@ -200,10 +200,8 @@ impl Session {
         }
         for stream in asked {
             let position = self.node.journal.position(stream);
-            let tail = position.map_or_else(
-                || Tail::start(stream),
-                |p| Tail { lsn: p.durable, chain: p.chain, epoch: p.epoch },
-            );
+            let tail = position
+                .map_or_else(|| Tail::start(stream), |p| Tail { lsn: p.durable, chain: p.chain, epoch: p.epoch });
             let after = Some(cfs_model::op::StreamPosition::of(stream, tail.lsn));
             let pull = v1::Pull { after, chain: tail.chain.0.to_vec().into() };
             self.tails.insert(stream, tail);

@@ -74,9 +74,9 @@ fn write(node: &Node, writers: &mut HashMap<StreamId, Writer>, stream: StreamId,
     };
     match writer.append(&batches) {
         Ok(_) => {}
-        Err(write::Error::Refused(refused)) => {
+        Err(refused @ write::Error::Refused { .. }) => {
             node.metrics.error("batch_refused");
-            tracing::warn!(%stream, %refused, "batches do not continue the journal; they are asked for again");
+            tracing::warn!(%refused, "received batches were not written; they are asked for again");
             return;
         }
         Err(error) => fatal("the journal cannot be written", &error),

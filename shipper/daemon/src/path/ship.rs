@@ -162,7 +162,8 @@ impl Session {
             }
             Some(Incoming::Pull(pull)) => self.start_pull(&pull, out).await,
             Some(Incoming::Cancel(cancel)) => {
-                let position = cfs_model::op::StreamPosition { site: cancel.site, incarnation: cancel.incarnation, lsn: 0 };
+                let position =
+                    cfs_model::op::StreamPosition { site: cancel.site, incarnation: cancel.incarnation, lsn: 0 };
                 if let Some(stream) = position.stream() {
                     self.pulls.remove(&stream);
                 }
@@ -216,8 +217,7 @@ impl Session {
                     tracing::error!(%stream, %error, "this site's copy of a stream does not read");
                     self.pulls.remove(&stream);
                     let after = Some(cfs_model::op::StreamPosition::of(stream, Lsn::ZERO));
-                    let refused =
-                        v1::PullRefused { after, reason: Reason::Damaged.into(), detail: error.to_string() };
+                    let refused = v1::PullRefused { after, reason: Reason::Damaged.into(), detail: error.to_string() };
                     send(out, Outgoing::Refused(refused)).await?;
                     continue;
                 }
