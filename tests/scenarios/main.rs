@@ -1,0 +1,3 @@
+//! What the product promises, tried on real processes: every scenario starts clusters of its own with `cfs dev up`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
