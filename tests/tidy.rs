@@ -39,7 +39,7 @@ const BANS: &[(&str, &[&str])] = &[
     // What two processes agree on knows neither of them.
     ("cfs-rpc", &["heed", "cfs-journal", "cfs-store", "cfs-client", "cfs-shipper", "cfs"]),
     ("cfs-client", &["heed", "cfs-journal", "cfs-store", "cfs-shipper", "cfs"]),
-    ("cfs-shipper", &["cfs", "clap", "indicatif"]),
+    ("cfs-shipper", &["cfs", "cfs-client", "indicatif"]),
 ];
 
 fn root() -> PathBuf {
@@ -100,7 +100,8 @@ fn product_lines(text: &str) -> usize {
 }
 
 fn is_test(path: &Path) -> bool {
-    path.starts_with("tests") || path.file_stem().is_some_and(|stem| stem == "tests" || stem.to_string_lossy().ends_with("_tests"))
+    path.components().any(|part| part.as_os_str() == "tests")
+        || path.file_stem().is_some_and(|stem| stem == "tests" || stem.to_string_lossy().ends_with("_tests"))
 }
 
 #[test]
@@ -168,7 +169,8 @@ impl Package {
 
     /// What it is built from and with, tests apart.
     fn dependencies(&self) -> BTreeSet<String> {
-        let tables = ["dependencies", "build-dependencies"].iter().filter_map(|key| self.manifest.get(*key)?.as_table());
+        let tables =
+            ["dependencies", "build-dependencies"].iter().filter_map(|key| self.manifest.get(*key)?.as_table());
         tables.flat_map(|table| table.keys().cloned()).collect()
     }
 }
@@ -247,7 +249,10 @@ fn targets(package: &Package) -> Vec<PathBuf> {
     }
     for folder in ["src/bin", "tests", "benches", "examples"] {
         let listed = fs::read_dir(root().join(&package.dir).join(folder)).into_iter().flatten();
-        out.extend(listed.map(|entry| package.dir.join(folder).join(entry.unwrap().file_name())));
+        for entry in listed {
+            let path = package.dir.join(folder).join(entry.unwrap().file_name());
+            out.extend([path.join("main.rs"), path]);
+        }
     }
     out.retain(|path| path.extension().is_some_and(|e| e == "rs") && root().join(path).exists());
     out
