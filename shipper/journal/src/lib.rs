@@ -6,15 +6,20 @@
 //! * [`Journal::open`] finds what was durable, cuts torn tails and refuses damage.
 //! * [`Writer::append`] checks batches, writes them, makes them durable with one sync, and publishes them.
 //! * [`Reader::next`] hands out durable batches and follows the writer.
+//! * [`dump`], [`verify`] and [`compare`] read a journal from outside, without changing it.
 
+pub mod compare;
 mod damage;
+pub mod dump;
 mod files;
 mod journal;
+mod offline;
 pub mod open;
 mod prepare;
 pub mod read;
 mod segment;
 mod stream;
+pub mod verify;
 mod walk;
 pub mod write;
 pub mod writer;

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use cfs_model::{Epoch, Lsn, StreamId};
 use cfs_shipper_core::batch::ChainHash;
 
+use serde::Serialize;
+
 use crate::damage::Damage;
 use crate::files::{File, Files};
 use crate::segment::{self, HEADER_BYTES, SegmentHeader, UNFINISHED};
@@ -35,7 +37,7 @@ pub enum Error {
 }
 
 /// A torn tail that was cut: what a crash left of appends that had not succeeded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Recovered {
     /// The stream.
     pub stream: StreamId,
@@ -151,7 +153,10 @@ fn inspect_last(
                 out.position = Position { durable, chain, epoch: header.epoch, clock };
             }
             Found::End => break None,
-            Found::Invalid(invalid) => break Some(judge(&path, &file, &walk, &header, invalid, len)?),
+            Found::Invalid(invalid) => {
+                let judged = judge(&path, &file, &walk, &header, invalid, len).map_err(io_error("read", &path))?;
+                break Some(judged.map_err(Error::Damaged)?);
+            }
         }
     };
     let kept = walk.kept();
@@ -160,34 +165,27 @@ fn inspect_last(
 }
 
 /// Whether an invalid record in the last segment is what a crash left of the last append, or damage.
-fn judge(
+pub(crate) fn judge(
     path: &Path,
     file: &Arc<dyn File>,
     walk: &Walk,
     header: &SegmentHeader,
     invalid: Invalid,
     len: u64,
-) -> Result<Recovered, Error> {
+) -> io::Result<Result<Recovered, Damage>> {
+    let Invalid { offset, mut what, certain } = invalid;
     let lsn = walk.next_lsn();
-    let damage = |what| Damage { segment: path.to_owned(), offset: invalid.offset, lsn, what };
-    if invalid.certain {
-        return Err(Error::Damaged(damage(invalid.what.clone())));
-    }
-    let mark = mark_after(file, header, invalid.offset + 1, len, lsn).map_err(io_error("read", path))?;
+    let mark = if certain { None } else { mark_after(file, header, offset + 1, len, lsn)? };
     if let Some(mark) = mark {
-        let what = format!("{}, and the sync mark at offset {mark} says that it was durable", invalid.what);
-        return Err(Error::Damaged(damage(what)));
+        what = format!("{what}, and the sync mark at offset {mark} says that it was durable");
+    }
+    if certain || mark.is_some() {
+        return Ok(Err(Damage { segment: path.to_owned(), offset, lsn, what }));
     }
     let kept = walk.kept();
-    let end = Window::new(file.clone()).blank_from(kept, len).map_err(io_error("read", path))?;
-    Ok(Recovered {
-        stream: header.stream,
-        segment: path.to_owned(),
-        offset: kept,
-        cut_bytes: end - kept,
-        durable: Lsn(lsn.0 - 1),
-        what: invalid.what,
-    })
+    let cut_bytes = Window::new(file.clone()).blank_from(kept, len)? - kept;
+    let durable = Lsn(lsn.0 - 1);
+    Ok(Ok(Recovered { stream: header.stream, segment: path.to_owned(), offset: kept, cut_bytes, durable, what }))
 }
 
 impl Inspected {

@@ -2,7 +2,7 @@
 //! file. One thread makes them; appends never wait for it.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -93,7 +93,7 @@ impl Drop for Preparer {
 fn zeros(
     files: &dyn Files,
     dir: &Path,
-    path: &PathBuf,
+    path: &Path,
     bytes: u64,
     stop: &AtomicBool,
 ) -> io::Result<Option<Arc<dyn File>>> {

@@ -67,6 +67,10 @@ impl Window {
         Ok(self.bytes.slice(from..))
     }
 
+    fn forget(&mut self) {
+        self.bytes = Bytes::new();
+    }
+
     /// Where the last byte in `from..limit` that is not zero ends; `from` if there is none.
     pub(crate) fn blank_from(&mut self, from: u64, limit: u64) -> io::Result<u64> {
         let (mut at, mut blank_from) = (from, from);
@@ -131,6 +135,12 @@ impl Walk {
 
     /// Lets the walk go on up to `limit`.
     pub(crate) fn extend(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
+    /// Lets the walk go on after its end, in a file that another process may have written since.
+    pub(crate) fn again(&mut self, limit: u64) {
+        self.window.forget();
         self.limit = limit;
     }
 
@@ -216,13 +226,9 @@ impl Walk {
     fn batch(&mut self) -> io::Result<Found> {
         let batch = match self.decode()? {
             Ok(batch) => batch,
-            Err(batch::Error::Format(format)) if format != 0 => {
-                // A crash leaves the format whole or zero; another one was written by another version, or flipped.
-                let what = batch::Error::Format(format).to_string();
-                return Ok(Found::Invalid(self.invalid(format!("no valid batch stands there: {what}"), true)));
-            }
             Err(e) => {
-                return Ok(Found::Invalid(self.invalid(format!("no valid batch stands there: {e}"), false)));
+                let what = format!("no valid batch stands there: {e}");
+                return Ok(Found::Invalid(self.invalid(what, !a_crash_leaves(&e))));
             }
         };
         if let Some(what) = self.misfit(&batch) {
@@ -289,6 +295,19 @@ impl Walk {
             return Ok(Found::Invalid(self.invalid("no batch follows the sync mark", false)));
         }
         Ok(Found::End)
+    }
+}
+
+/// Whether a write that was cut short can look like this. What is whole but of a format, codec or range that this
+/// version does not know was written by another version, and is not to be cut.
+fn a_crash_leaves(error: &batch::Error) -> bool {
+    match error {
+        batch::Error::Short { .. }
+        | batch::Error::Magic
+        | batch::Error::HeaderChecksum
+        | batch::Error::PayloadChecksum => true,
+        batch::Error::Format(format) => *format == 0,
+        batch::Error::Range(_) | batch::Error::Codec(_) => false,
     }
 }
 
