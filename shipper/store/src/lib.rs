@@ -15,6 +15,8 @@ pub mod snapshot;
 mod store;
 pub mod structure;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod view;
 
 pub use engine::Engine;

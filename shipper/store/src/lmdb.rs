@@ -197,11 +197,13 @@ fn read_format(env: &Env<WithoutTls>) -> Result<Option<u32>, heed::Error> {
     Ok(Some(number.unwrap_or(0)))
 }
 
+/// A read transaction.
 pub struct Reader<'a> {
     txn: RoTxn<'a, WithoutTls>,
     tables: &'a [Rows],
 }
 
+/// A write transaction.
 pub struct Writer<'a> {
     txn: RwTxn<'a>,
     tables: &'a [Rows],

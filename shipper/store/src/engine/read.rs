@@ -178,23 +178,23 @@ pub(super) fn names(tables: &impl Read, inode: u64, limit: usize) -> Result<Vec<
     Ok(out)
 }
 
+/// Paths that pass no directory twice: where renames have made a cycle, the others have no end.
 pub(super) fn paths(tables: &impl Read, inode: u64, limit: usize) -> Result<Vec<Vec<u8>>, Error> {
     let mut out = BTreeSet::new();
-    let mut open = vec![(inode, Vec::<Vec<u8>>::new())];
+    let mut open = vec![(vec![inode], Vec::<Vec<u8>>::new())];
     let mut steps = MAX_STEPS;
-    while let Some((at, below)) = open.pop() {
+    while let Some((passed, below)) = open.pop() {
         steps = steps.saturating_sub(1);
-        if out.len() >= limit || steps == 0 {
-            break;
-        }
-        for (parent, name) in names(tables, at, limit.saturating_add(1))? {
+        let Some(at) = passed.last().filter(|_| out.len() < limit && steps > 0) else { break };
+        for (parent, name) in names(tables, *at, limit.saturating_add(1))? {
             if parent == 0 {
                 let path: Vec<u8> = below.iter().rev().flat_map(|name| [b"/", &name[..]].concat()).collect();
                 out.insert(if path.is_empty() { ROOT_NAME.to_vec() } else { path });
-            } else if below.len() < MAX_DEPTH {
-                let mut longer = below.clone();
-                longer.push(name);
-                open.push((parent, longer));
+            } else if below.len() < MAX_DEPTH && !passed.contains(&parent) {
+                let (mut passed, mut below) = (passed.clone(), below.clone());
+                passed.push(parent);
+                below.push(name);
+                open.push((passed, below));
             }
         }
     }
