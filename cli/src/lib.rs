@@ -3,10 +3,12 @@
 //! Data goes to standard output and nothing else does; messages, progress and questions go to standard error.
 
 pub mod args;
+pub mod bench;
 pub mod client;
 pub mod commands;
 pub mod context;
 pub mod dev;
+pub mod namespace;
 pub mod op_json;
 pub mod output;
 pub mod path_text;

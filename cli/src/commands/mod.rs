@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::Context;
 
 pub mod admin;
+pub mod bench;
 pub mod completions;
 pub mod config;
 pub mod dev;
@@ -19,6 +20,9 @@ pub enum Command {
     /// Look into a running cluster and steer it
     #[command(subcommand)]
     Admin(admin::Command),
+    /// Measure
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Print a script that completes command lines
     Completions(completions::Args),
     /// Look at the configuration
@@ -53,6 +57,7 @@ impl Command {
     pub async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
             Self::Admin(command) => command.run(context).await,
+            Self::Bench(command) => command.run(context).await,
             Self::Completions(args) => completions::run(&args),
             Self::Config(command) => command.run(context),
             Self::Dev(command) => command.run(context).await,
