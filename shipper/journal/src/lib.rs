@@ -9,6 +9,7 @@
 //! * [`dump`], [`verify`] and [`compare`] read a journal from outside, without changing it.
 
 pub mod compare;
+mod current;
 mod damage;
 pub mod dump;
 mod files;
@@ -21,6 +22,7 @@ mod segment;
 mod stream;
 pub mod verify;
 mod walk;
+mod window;
 pub mod write;
 pub mod writer;
 

@@ -13,7 +13,8 @@ use crate::damage::Damage;
 use crate::files::{File, Files};
 use crate::segment::{self, HEADER_BYTES, SegmentHeader, UNFINISHED};
 use crate::stream::{Position, Segment};
-use crate::walk::{Found, Invalid, Walk, Window, mark_after};
+use crate::walk::{Found, Invalid, Walk};
+use crate::window::{Window, mark_after};
 
 /// Why a journal does not open.
 #[derive(Debug, thiserror::Error)]

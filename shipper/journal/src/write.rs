@@ -7,15 +7,13 @@ use std::sync::Arc;
 use cfs_model::{Epoch, Lsn, StreamId};
 use cfs_shipper_core::batch::{Batch, ChainHash};
 
-use crate::files::{File, Files};
+use crate::current::{self, Current};
+use crate::files::Files;
 use crate::journal::Journal;
 use crate::prepare::{self, Request};
-use crate::segment::{HEADER_BYTES, MARK_BYTES, Mark, SegmentHeader, UNFINISHED};
+use crate::segment::{HEADER_BYTES, SegmentHeader};
 use crate::stream::{Position, Segment, Stream};
 use crate::writer;
-
-/// Bytes gathered in memory before they are handed to the file.
-const GATHER_BYTES: usize = 1024 * 1024;
 
 /// Why batches were not appended.
 #[derive(Debug, thiserror::Error)]
@@ -84,26 +82,12 @@ pub enum Misfit {
     },
 }
 
-/// The segment that is being written.
-struct Current {
-    path: PathBuf,
-    file: Arc<dyn File>,
-    header: SegmentHeader,
-    /// Where the next record goes.
-    end: u64,
-    /// Length of the file: more than `end` if zeros were written ahead.
-    len: u64,
-    /// It is closed before it grows past this.
-    limit: u64,
-}
-
 /// The writer of one stream.
 pub struct Writer {
     journal: Journal,
     stream: Arc<Stream>,
     position: Position,
     current: Option<Current>,
-    gathered: Vec<u8>,
     asked: bool,
 }
 
@@ -119,14 +103,14 @@ impl Writer {
         let (position, last) = (state.position, state.segments.last().copied());
         state.written = true;
         drop(state);
-        let mut out = Self { journal, stream, position, current: None, gathered: Vec::new(), asked: false };
+        let mut out = Self { journal, stream, position, current: None, asked: false };
         if let Some(Segment { header, bytes }) = last {
             let path = out.stream.segment_path(header.first_lsn);
             let file = out.files().open(&path).and_then(|file| Ok((file.len()?, file)));
             let (len, file) =
                 file.map_err(|source| writer::Error::Io { stream: out.stream.id, path: path.clone(), source })?;
             let limit = prepare::limit_of(&out.journal.shared.options, bytes);
-            out.current = Some(Current { path, file, header, end: bytes, len, limit });
+            out.current = Some(Current::resume(path, file, header, bytes, len, limit));
         }
         Ok(out)
     }
@@ -180,60 +164,25 @@ impl Writer {
 
     fn append_checked(&mut self, mut batches: &[Batch]) -> Result<Position, Error> {
         while !batches.is_empty() {
-            let fit = self.current.as_ref().map_or(0, |c| fitting(batches, c.end, c.limit));
-            let group = if fit == 0 {
-                let limit = self.next_limit();
-                let (group, rest) = batches.split_at(fitting(batches, HEADER_BYTES as u64, limit).max(1));
-                batches = rest;
-                self.roll(group, limit)?;
-                group
-            } else {
-                let (group, rest) = batches.split_at(fit);
-                batches = rest;
-                self.write_group(group)?;
-                self.sync()?;
-                group
+            let group = match &mut self.current {
+                Some(current) if current.fitting(batches) > 0 => {
+                    let group = &batches[..current.fitting(batches)];
+                    current.write_group(group, self.position.durable)?;
+                    current.sync()?;
+                    group
+                }
+                _ => {
+                    let limit = self.next_limit();
+                    let group = &batches[..current::fitting(batches, HEADER_BYTES as u64, limit).max(1)];
+                    self.roll(group, limit)?;
+                    group
+                }
             };
+            batches = &batches[group.len()..];
             self.publish(group);
             self.prepare_next();
         }
         Ok(self.position)
-    }
-
-    /// Writes a mark and `group` at the end of the current segment.
-    fn write_group(&mut self, group: &[Batch]) -> Result<(), Error> {
-        let Some(current) = &mut self.current else {
-            return Ok(());
-        };
-        let failed = |path: &PathBuf| {
-            let path = path.clone();
-            move |source| Error::Fatal { doing: "write", path, source }
-        };
-        let mark = Mark { batches: group.len() as u32, durable: self.position.durable };
-        mark.encode(&current.header, current.end, &mut self.gathered);
-        current.end += MARK_BYTES as u64;
-        for batch in group {
-            self.gathered.extend_from_slice(batch.bytes());
-            current.end += batch.bytes().len() as u64;
-            if self.gathered.len() >= GATHER_BYTES {
-                let at = current.end - self.gathered.len() as u64;
-                current.file.write_all_at(&self.gathered, at).map_err(failed(&current.path))?;
-                self.gathered.clear();
-            }
-        }
-        let at = current.end - self.gathered.len() as u64;
-        current.file.write_all_at(&self.gathered, at).map_err(failed(&current.path))?;
-        self.gathered.clear();
-        current.len = current.len.max(current.end);
-        Ok(())
-    }
-
-    fn sync(&self) -> Result<(), Error> {
-        let Some(current) = &self.current else {
-            return Ok(());
-        };
-        let failed = |source| Error::Fatal { doing: "sync", path: current.path.clone(), source };
-        current.file.sync_data().map_err(failed)
     }
 
     /// Begins the next segment with `group`. It gets its name only when its first group is durable, so that a segment
@@ -245,35 +194,12 @@ impl Writer {
         let header = SegmentHeader::new(self.stream.id, first_lsn, follows, self.position.chain);
         let prepared = self.stream.state().prepared.take();
         self.asked = false;
-        let (path, file, len) = match prepared {
-            Some(prepared) => (prepared.path, prepared.file, prepared.bytes),
-            None => {
-                let path = self.stream.dir.join(format!("new{UNFINISHED}"));
-                let file = self.files().create(&path);
-                let file = file.map_err(|source| Error::Fatal { doing: "make", path: path.clone(), source })?;
-                (path, file, 0)
-            }
-        };
-        header.encode(&mut self.gathered);
-        let unfinished = path.clone();
-        self.current = Some(Current { path, file, header, end: HEADER_BYTES as u64, len, limit });
-        self.write_group(group)?;
-        self.sync()?;
-        let path = self.stream.segment_path(first_lsn);
-        let failed = |doing, path: &PathBuf| {
-            let path = path.clone();
-            move |source| Error::Fatal { doing, path, source }
-        };
-        self.files().rename(&unfinished, &path).map_err(failed("rename", &unfinished))?;
-        self.files().sync_dir(&self.stream.dir).map_err(failed("sync", &self.stream.dir))?;
-        if let Some(previous) = previous.filter(|p| p.len > p.end) {
-            // The zeros that were not needed; a crash before this is durable leaves them, and does no harm.
-            previous.file.set_len(previous.end).map_err(failed("cut", &previous.path))?;
-        }
-        if let Some(current) = &mut self.current {
-            current.path = path;
-        }
-        Ok(())
+        let mut next = Current::begin(self.files(), &self.stream.dir, prepared, header, limit)?;
+        next.write_group(group, self.position.durable)?;
+        next.sync()?;
+        next.give_name(self.files(), self.stream.segment_path(first_lsn))?;
+        self.current = Some(next);
+        previous.map_or(Ok(()), Current::close)
     }
 
     fn next_limit(&self) -> u64 {
@@ -315,16 +241,6 @@ impl Writer {
             self.asked = preparer.ask(Request { stream: self.stream.clone(), bytes });
         }
     }
-}
-
-/// How many of `batches` fit, together with a mark, between `from` and `limit`.
-fn fitting(batches: &[Batch], from: u64, limit: u64) -> usize {
-    let mut end = from + MARK_BYTES as u64;
-    let fits = |batch: &&Batch| {
-        end += batch.bytes().len() as u64;
-        end <= limit
-    };
-    batches.iter().take_while(fits).count()
 }
 
 impl Drop for Writer {
