@@ -1,8 +1,10 @@
 //! The open journal: its streams, and who may write and read them.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use cfs_model::{Epoch, Lsn, StreamId, Vector};
 use cfs_shipper_core::batch::ChainHash;
@@ -34,6 +36,23 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { segment_bytes: 64 * 1024 * 1024, tail_cache_bytes: 8 * 1024 * 1024, prepare_ahead: true }
+    }
+}
+
+/// How often, and after which pause, a lock that is held is tried again: a check from outside holds it for a moment.
+const LOCK_ATTEMPTS: u32 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+fn lock(files: &dyn Files, dir: &Path) -> Result<Box<dyn Send + Sync>, open::Error> {
+    let mut left = LOCK_ATTEMPTS;
+    loop {
+        left -= 1;
+        match files.lock(&dir.join(LOCK)) {
+            Ok(lock) => return Ok(lock),
+            Err(e) if e.kind() != ErrorKind::WouldBlock => return Err(io_error("lock", dir)(e)),
+            Err(_) if left == 0 => return Err(open::Error::Locked(dir.to_owned())),
+            Err(_) => std::thread::sleep(LOCK_PAUSE),
+        }
     }
 }
 
@@ -87,10 +106,7 @@ impl Journal {
     /// tails have been cut. On an error nothing was changed, except that an I/O error may come after some of it.
     pub fn open(files: Arc<dyn Files>, dir: &Path, options: Options) -> Result<(Self, Vec<Recovered>), open::Error> {
         open::make_dirs(&*files, dir)?;
-        let lock = files.lock(&dir.join(LOCK)).map_err(|e| match e.kind() {
-            std::io::ErrorKind::WouldBlock => open::Error::Locked(dir.to_owned()),
-            _ => io_error("lock", dir)(e),
-        })?;
+        let lock = lock(&*files, dir)?;
         let names = files.list(dir).map_err(io_error("list", dir))?;
         let mut found = Vec::new();
         for (name, stream) in names.iter().filter_map(|n| Some((n, segment::parse_dir_name(n)?))) {
@@ -189,7 +205,7 @@ impl Journal {
         let failed = |source| writer::Error::Io { stream: id, path: dir.clone(), source };
         match self.shared.files.create_dir(&dir) {
             // An earlier attempt made it and failed afterwards.
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             other => other.map_err(failed)?,
         }
         self.shared.files.sync_dir(&self.shared.dir).map_err(failed)?;
