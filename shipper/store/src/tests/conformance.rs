@@ -1,1 +1,419 @@
+//! One suite, run on every implementation of [`Store`].
 
+use bytes::Bytes;
+use cfs_model::op::{InodeKind, Op};
+use cfs_model::{Lsn, Vector};
+use cfs_shipper_core::batch::ChainHash;
+use cfs_shipper_core::caps::MAX_PRODUCERS;
+use cfs_shipper_core::merge::{Field, Register};
+use cfs_shipper_core::payload::Builder;
+use prost::Message;
+
+use super::pair::{open, scratch_dir};
+use super::stream::*;
+use crate::apply::{Decoded, Error};
+use crate::digest::bucket_of;
+use crate::lost::{LostKey, LostValue};
+use crate::snapshot::{self, Resume};
+use crate::view::State;
+use crate::{MemoryStore, Store};
+
+/// A store with one stream that writes to it.
+struct Fixture<'a> {
+    store: &'a dyn Store,
+    stream: Stream,
+    clock: u64,
+}
+
+impl<'a> Fixture<'a> {
+    fn new(store: &'a dyn Store) -> Self {
+        let mut out = Self { store, stream: Stream::new(stream_id(1, 1)), clock: 100 };
+        out.apply(&[make_root()]);
+        out
+    }
+
+    fn batch(&mut self, ops: &[Op]) -> Decoded {
+        self.clock += 100;
+        self.stream.batch(1, self.clock, &self.store.position().applied, ops)
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> crate::apply::Applied {
+        let batch = self.batch(ops);
+        self.store.apply(&[batch]).unwrap()
+    }
+}
+
+fn inode(store: &dyn Store, number: u64) -> crate::view::InodeView {
+    store.inode(number).unwrap().unwrap()
+}
+
+fn is_live(store: &dyn Store, number: u64) -> bool {
+    matches!(store.inode(number).unwrap().map(|view| view.state), Some(State::Live { .. }))
+}
+
+fn shows_what_was_written(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    f.apply(&[
+        mkdir(1, "d", 2),
+        create(2, "f", 3, 0o640),
+        link(1, "g", 3),
+        symlink(1, "s", 4, "d/f"),
+        write(3, 77, "where it is"),
+        set_xattr(3, "user.b", "2"),
+        set_xattr(3, "user.a", "1"),
+    ]);
+    let view = inode(store, 3);
+    assert_eq!((view.mode, view.size, view.nlink), (Some(0o640), Some(77), 2));
+    assert_eq!(view.mtime.map(|t| (t.seconds, t.nanos)), Some((-1, 999_999_999)));
+    assert_eq!(view.extents.as_deref(), Some(&b"where it is"[..]));
+    let xattrs: Vec<_> = view.xattrs.iter().map(|x| (&x.name[..], &x.value[..])).collect();
+    assert_eq!(xattrs, [(&b"user.a"[..], &b"1"[..]), (&b"user.b"[..], &b"2"[..])]);
+    assert_eq!(view.versions.len(), 5, "life, mode, size, mtime, extents");
+    assert!(matches!(inode(store, 4).state, State::Live { target, .. } if target == b"d/f"));
+    assert_eq!((inode(store, 1).nlink, inode(store, 2).nlink), (3, 2));
+    assert_eq!(store.root().unwrap(), Some(1));
+    assert_eq!(store.paths(3, 10).unwrap(), [&b"/d/f"[..], b"/g"]);
+    assert_eq!(store.paths(3, 1).unwrap().len(), 1);
+    assert_eq!(store.paths(1, 10).unwrap(), [b"/"]);
+    let entry = store.entry(1, b"g").unwrap().unwrap();
+    assert_eq!((entry.inode, entry.kind), (3, InodeKind::File as u8));
+    assert_eq!(store.entry(1, b"h").unwrap(), None);
+    assert_eq!(store.inode(99).unwrap(), None);
+    assert!(store.structure(10).unwrap().is_sound());
+}
+
+fn removes_and_renames(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    f.apply(&[mkdir(1, "d", 2), create(1, "a", 3, 0), create(1, "b", 4, 0), mkdir(2, "sub", 5)]);
+    f.apply(&[rename((1, "a"), (1, "b"), 3, InodeKind::File, 4)]);
+    assert!(!is_live(store, 4) && is_live(store, 3));
+    assert_eq!(store.paths(3, 10).unwrap(), [b"/b"]);
+    f.apply(&[rename((1, "b"), (1, "b"), 3, InodeKind::File, 0)]);
+    assert_eq!((store.paths(3, 10).unwrap(), inode(store, 3).nlink), (vec![b"/b".to_vec()], 1));
+    f.apply(&[rename((2, "sub"), (1, "sub"), 5, InodeKind::Directory, 0)]);
+    assert_eq!((inode(store, 2).nlink, inode(store, 1).nlink), (2, 4));
+    f.apply(&[rmdir(1, "d", 2), unlink(1, "b", 3, true)]);
+    assert_eq!((inode(store, 3).state, inode(store, 3).nlink), (State::Removed, 0));
+    assert!(!is_live(store, 2));
+    let names: Vec<_> = store.read_dir(1, None, 10).unwrap().into_iter().map(|d| d.name).collect();
+    assert_eq!(names, [b"sub"]);
+    assert!(store.structure(10).unwrap().is_sound());
+}
+
+fn a_number_used_again_brings_nothing_back(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    f.apply(&[create(1, "a", 2, 0o600), write(2, 9, "old"), set_xattr(2, "user.x", "old")]);
+    f.apply(&[unlink(1, "a", 2, true)]);
+    f.apply(&[create(1, "b", 2, 0o644)]);
+    let view = inode(store, 2);
+    assert_eq!((view.mode, view.size, view.extents), (Some(0o644), None, None));
+    assert!(view.xattrs.is_empty());
+    assert!(view.versions.iter().any(|v| v.field == Field::Size && !v.visible));
+}
+
+/// Invariant 8.
+fn repeats_change_nothing(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    let batches = [f.batch(&[create(1, "a", 2, 0)]), f.batch(&[unlink(1, "a", 2, true)])];
+    store.apply(&batches).unwrap();
+    let before = (store.position(), store.digest(), store.producers(), store.tombstones().unwrap());
+    for again in [&batches[..], &batches[1..], &batches[..1]] {
+        assert_eq!(store.apply(again).unwrap(), Default::default());
+    }
+    assert_eq!((store.position(), store.digest(), store.producers(), store.tombstones().unwrap()), before);
+}
+
+fn refuses_what_does_not_follow(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    let (one, two) = (f.batch(&[chmod(1, 0o700), chmod(1, 0o711)]), f.batch(&[chmod(1, 0o755)]));
+    let before = (store.position(), store.digest());
+    let refused = |batches: &[Decoded]| {
+        let error = store.apply(batches).unwrap_err();
+        assert_eq!((store.position(), store.digest()), before, "a refusal changes nothing: {error}");
+        error
+    };
+    assert!(matches!(refused(std::slice::from_ref(&two)), Error::Gap { applied: Lsn(1), first: Lsn(4), .. }));
+    assert!(matches!(refused(&[one.clone(), two.clone(), one.clone(), two.clone()][1..]), Error::Gap { .. }));
+    let mut other = one.clone();
+    other.header.chain = ChainHash([7; 16]);
+    assert!(matches!(refused(&[other]), Error::Chain { first: Lsn(2), .. }));
+    let mut broken = two.clone();
+    broken.header.chain = ChainHash([7; 16]);
+    assert!(matches!(refused(&[one.clone(), broken]), Error::Chain { first: Lsn(4), .. }), "also a later batch");
+    let mut needs = one.clone();
+    needs.header.vector = Some([(stream_id(2, 1), Lsn(1))].into_iter().collect());
+    assert!(matches!(refused(&[needs]), Error::NotCovered { .. }));
+    let mut short = one.clone();
+    short.payload = short.payload.slice(..short.payload.len() - 1);
+    assert!(matches!(refused(&[short]), Error::Payload { .. }));
+    let mut few = one.clone();
+    few.header.count = 1;
+    assert!(matches!(refused(&[few]), Error::Count { .. }));
+    let mut many = one.clone();
+    many.header.count = 3;
+    assert!(matches!(refused(&[many]), Error::Count { .. }));
+    store.apply(std::slice::from_ref(&one)).unwrap();
+    let mut longer = one;
+    longer.header.count = 3;
+    assert!(matches!(store.apply(&[longer]).unwrap_err(), Error::Overlap { applied: Lsn(3), last: Lsn(4), .. }));
+    store.apply(&[two]).unwrap();
+}
+
+fn entries_that_make_no_sense_are_ignored(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    let mut payload = Builder::default();
+    let producer = Bytes::from_static(b"p");
+    let long = "x".repeat(1000);
+    let bad = [create(1, &long, 2, 0), create(1, "a/b", 2, 0), chmod(0, 0), chmod(2, 0o70000), mkdir(0, "root", 2)];
+    for (seq, op) in bad.iter().enumerate() {
+        payload.push(&producer, seq as u64, &op.encode_to_vec());
+    }
+    payload.push(&producer, 5, b"\xff\xff no operation");
+    payload.push(&producer, 6, b"");
+    payload.push(&producer, 7, &create(1, "ok", 9, 0).encode_to_vec());
+    let batch = f.stream.raw_batch(1, 1000, &store.position().applied, 8, &payload.finish());
+    let digest = store.digest();
+    let applied = store.apply(&[batch]).unwrap();
+    assert_eq!((applied.ignored, applied.entries), (7, 8));
+    assert!(is_live(store, 9) && store.inode(2).unwrap().is_none());
+    assert_ne!(store.digest().root, digest.root);
+    assert!(store.recompute_digest().unwrap().agrees());
+}
+
+/// Invariant 7, and DESIGN's definition of a lost write.
+fn conflicts_are_told_and_superseded(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    f.apply(&[create(1, "a", 2, 0o600), create(1, "b", 3, 0)]);
+    let base = store.position().applied;
+    let mut late = Stream::new(stream_id(2, 1));
+    let concurrent = late.batch(1, 5000, &base, &[chmod(2, 0o622), unlink(1, "b", 3, true)]);
+    f.apply(&[chmod(2, 0o611)]);
+    let lsn = f.stream.last;
+    let applied = store.apply(&[concurrent]).unwrap();
+    let key = LostKey { register: Register::Field(2, Field::Mode), stream: f.stream.id, lsn };
+    assert_eq!(applied.conflicts.len(), 1, "what nobody else wrote is not lost");
+    assert_eq!((&applied.conflicts[0].key, &applied.conflicts[0].value), (&key, &LostValue::Number(0o611)));
+    assert_eq!(inode(store, 2).mode, Some(0o622));
+    assert_eq!(store.lost(None, 10).unwrap(), applied.conflicts);
+    assert_eq!(store.lost(Some(&key), 10).unwrap(), []);
+    // The next write's author has seen both: the matter is settled.
+    f.clock = 9000;
+    let settled = f.apply(&[chmod(2, 0o633)]);
+    assert_eq!(settled.superseded.iter().map(|e| &e.key).collect::<Vec<_>>(), [&key]);
+    assert!(settled.conflicts.is_empty() && store.lost(None, 10).unwrap()[0].superseded);
+}
+
+fn a_late_stream_loses_and_is_told(store: &dyn Store) {
+    Fixture::new(store);
+    let base = store.position().applied;
+    let mut old = Stream::new(stream_id(2, 1));
+    let late = old.batch(1, 500, &base, &[create(1, "a", 2, 0o600), create(1, "b", 3, 0o600)]);
+    let mut new = Stream::new(stream_id(3, 1));
+    let winner = new.batch(2, 400, &base, &[create(1, "a", 4, 0o644)]);
+    store.apply(&[winner, late]).unwrap();
+    assert_eq!(store.entry(1, b"a").unwrap().unwrap().inode, 4, "the newer epoch's");
+    assert_eq!(store.entry(1, b"b").unwrap().unwrap().inode, 3, "what nobody touched since");
+    let lost = store.lost(None, 10).unwrap();
+    assert_eq!(lost.len(), 1);
+    assert_eq!(lost[0].value, LostValue::Entry(2, InodeKind::File as u8));
+    let report = store.structure(10).unwrap();
+    assert_eq!((report.orphans, report.orphan_count), (vec![2], 1), "the inode whose name lost");
+}
+
+fn structure_finds_cycles_and_dangling_entries(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    f.apply(&[mkdir(1, "a", 2), mkdir(1, "b", 3)]);
+    let base = store.position().applied;
+    let into = |from, to, inode| rename((1, from), (to, "in"), inode, InodeKind::Directory, 0);
+    let mut other = Stream::new(stream_id(2, 1));
+    let crossing = other.batch(1, 7000, &base, &[into("a", 3, 2)]);
+    f.apply(&[into("b", 2, 3), link(1, "nothing", 77)]);
+    store.apply(&[crossing]).unwrap();
+    let report = store.structure(10).unwrap();
+    assert_eq!((report.detached, report.detached_count), (vec![2, 3], 2));
+    assert_eq!((report.dangling, report.dangling_count), (vec![(1, b"nothing".to_vec(), 77)], 1));
+    assert!(store.paths(2, 10).unwrap().is_empty());
+    assert_eq!(store.structure(1).unwrap().detached.len(), 1);
+}
+
+/// A `Forget` spread over several transactions and one in the batch's own end alike.
+fn forgetting_is_bounded_and_complete(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    let names: Vec<String> = (0..9).map(|i| format!("f{i}")).collect();
+    for (name, number) in names.iter().zip(10..) {
+        f.apply(&[create(1, name, number, 0), set_xattr(number, "user.x", "v"), unlink(1, name, number, true)]);
+    }
+    f.apply(&[create(1, "kept", 2, 0), set_xattr(2, "user.x", "v"), remove_xattr(2, "user.x")]);
+    assert_eq!(store.tombstones().unwrap(), 9 * 3 + 1);
+    let upto = store.position().applied;
+    f.apply(&[create(1, "later", 3, 0), unlink(1, "later", 3, true)]);
+    let applied = f.apply(&[chmod(2, 0o1), forget(&upto), chmod(2, 0o2)]);
+    assert_eq!((applied.forgotten, applied.entries), (28, 3));
+    assert_eq!(store.tombstones().unwrap(), 2, "those above stay");
+    assert!(store.position().comparable);
+    assert!((10..19).all(|number| store.inode(number).unwrap().is_none()));
+    assert_eq!(inode(store, 2).mode, Some(0o2));
+    assert!(store.recompute_digest().unwrap().agrees());
+    let upto = store.position().applied;
+    f.apply(&[forget(&upto)]);
+    assert_eq!(store.tombstones().unwrap(), 0);
+}
+
+fn a_forget_beyond_its_past_is_cut(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    let far: Vector = [(f.stream.id, Lsn(1 << 40)), (stream_id(9, 9), Lsn(5))].into_iter().collect();
+    f.apply(&[create(1, "a", 2, 0), unlink(1, "a", 2, true), forget(&far)]);
+    assert_eq!(store.tombstones().unwrap(), 2, "its own batch is not in its past");
+}
+
+fn producers_are_remembered_within_bounds(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    let state = store.producer(b"producer-1").unwrap();
+    assert_eq!((state.seq, state.stream, state.epoch.0), (1, f.stream.id, 1));
+    let mut payload = Builder::default();
+    for i in 0..MAX_PRODUCERS as u64 {
+        payload.push(&Bytes::from(i.to_be_bytes().to_vec()), i, &chmod(1, 0).encode_to_vec());
+    }
+    payload.push(&Bytes::new(), 3, &chmod(1, 0).encode_to_vec());
+    let count = MAX_PRODUCERS as u32 + 1;
+    let batch = f.stream.raw_batch(1, 900, &store.position().applied, count, &payload.finish());
+    store.apply(&[batch]).unwrap();
+    assert_eq!(store.producers().len(), MAX_PRODUCERS, "invariant 10");
+    assert_eq!(store.producer(b"producer-1"), None, "the one idle for longest went");
+    assert_eq!(store.producer(&0u64.to_be_bytes()), None);
+    assert_eq!(store.producer(b"").map(|s| s.seq), Some(3));
+}
+
+/// Invariant 5, for those who group batches differently.
+fn digests_are_known_at_every_batch(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    let batches: Vec<_> = (0..5).map(|i| f.batch(&[create(1, &i.to_string(), 10 + i, 0)])).collect();
+    store.apply(&batches).unwrap();
+    let history = store.digest_history();
+    let ends: Vec<_> = history.iter().map(|(applied, _)| applied.get(f.stream.id).0).collect();
+    assert_eq!(ends, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(history.last().unwrap().1, store.digest().root);
+    let alone = MemoryStore::new();
+    Fixture::new(&alone);
+    for batch in batches {
+        alone.apply(&[batch]).unwrap();
+    }
+    assert_eq!(alone.digest_history(), history);
+}
+
+fn buckets_lead_to_the_inodes_that_differ(store: &dyn Store) {
+    let far = 5 * (1 << 22) + 9;
+    let mut f = Fixture::new(store);
+    f.apply(&[mkdir(1, "d", 2), create(2, "x", far, 0), create(2, "y", 5000, 0)]);
+    let other = MemoryStore::new();
+    let mut g = Fixture::new(&other);
+    g.apply(&[mkdir(1, "d", 2), create(2, "x", far, 0), create(2, "y", 5000, 0o1)]);
+    let differing = store.digest().differing(&other.digest());
+    assert_eq!(differing, [bucket_of(5000)]);
+    let (ours, theirs) = (store.bucket_inodes(bucket_of(5000), None, 9), other.bucket_inodes(bucket_of(5000), None, 9));
+    let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+    assert_eq!((ours.len(), theirs.len(), ours[0].0), (1, 1, 5000));
+    assert_ne!(ours, theirs);
+    let in_zero: Vec<_> = store.bucket_inodes(0, None, 9).unwrap().into_iter().map(|(i, _)| i).collect();
+    assert_eq!(in_zero, [0, 1, 2, far], "0 holds the root's name");
+    assert_eq!(store.bucket_inodes(0, Some(1), 1).unwrap().len(), 1);
+}
+
+/// Reads a whole snapshot in parts.
+fn snapshot_of(store: &dyn Store, bytes: usize) -> Vec<Vec<u8>> {
+    let snapshot = store.snapshot_begin().unwrap();
+    let (mut parts, mut from) = (Vec::new(), Resume::START);
+    loop {
+        let chunk = store.snapshot_chunk(&snapshot, &from, bytes).unwrap();
+        parts.push(chunk.bytes);
+        match chunk.next {
+            Some(next) => from = next,
+            None => return parts,
+        }
+    }
+}
+
+fn a_snapshot_is_checked_before_it_changes_anything(store: &dyn Store) {
+    let source = MemoryStore::new();
+    let mut f = Fixture::new(&source);
+    f.apply(&[create(1, "a", 2, 0), set_xattr(2, "user.x", "v"), unlink(1, "gone", 3, true)]);
+    let parts = snapshot_of(&source, 60);
+    assert!(parts.len() > 3);
+    assert!(matches!(store.install_chunk(&parts[0]), Err(snapshot::Error::NotInstalling)));
+    store.install_begin().unwrap();
+    assert!(matches!(store.apply(&[f.batch(&[chmod(1, 0)])]), Err(Error::Installing)));
+    assert!(matches!(store.install_finish(), Err(snapshot::Error::Unfinished(_))));
+    assert!(matches!(store.install_chunk(&parts[1]), Err(snapshot::Error::Damaged(_))), "the head comes first");
+    for part in &parts[..parts.len() - 1] {
+        for at in 0..part.len() {
+            let mut bad = part.clone();
+            bad[at] ^= 1;
+            assert!(matches!(store.install_chunk(&bad), Err(snapshot::Error::Damaged(_))), "byte {at}");
+            assert!(store.install_chunk(&part[..at]).is_err());
+        }
+        store.install_chunk(part).unwrap();
+        assert!(store.install_chunk(part).is_err(), "a part comes once");
+    }
+    assert!(matches!(store.install_finish(), Err(snapshot::Error::Unfinished(_))));
+    store.install_chunk(&parts[parts.len() - 1]).unwrap();
+    let position = store.install_finish().unwrap();
+    assert_eq!((position, store.digest()), (source.position(), source.digest()));
+    assert_eq!(store.producers(), source.producers());
+    assert_eq!(store.tombstones().unwrap(), source.tombstones().unwrap());
+    assert!(matches!(store.install_begin(), Err(snapshot::Error::NotEmpty)));
+    assert!(store.recompute_digest().unwrap().agrees());
+}
+
+fn a_snapshot_ends_with_a_forget(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    f.apply(&[create(1, "a", 2, 0), unlink(1, "a", 2, true)]);
+    let snapshot = store.snapshot_begin().unwrap();
+    let first = store.snapshot_chunk(&snapshot, &Resume::START, 1).unwrap();
+    let upto = store.position().applied;
+    f.apply(&[forget(&upto)]);
+    let next = first.next.unwrap();
+    assert!(matches!(store.snapshot_chunk(&snapshot, &next, 1000), Err(snapshot::Error::Stale)));
+    assert!(!snapshot_of(store, 1000).is_empty());
+}
+
+fn sync_answers_with_what_it_synced(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    f.apply(&[create(1, "a", 2, 0)]);
+    assert_eq!(store.sync().unwrap(), store.position().applied);
+    assert!(store.usage().unwrap().used_bytes > 0);
+    assert_eq!(store.vector_in_effect(f.stream.id), Vector::new());
+}
+
+macro_rules! on_both {
+    ($($test:ident)*) => {
+        mod on_disk {
+            $(#[test] fn $test() {
+                let dir = super::scratch_dir();
+                super::$test(&super::open(dir.path()));
+            })*
+        }
+        mod in_memory {
+            $(#[test] fn $test() { super::$test(&super::MemoryStore::new()); })*
+        }
+    };
+}
+
+on_both! {
+    shows_what_was_written
+    removes_and_renames
+    a_number_used_again_brings_nothing_back
+    repeats_change_nothing
+    refuses_what_does_not_follow
+    entries_that_make_no_sense_are_ignored
+    conflicts_are_told_and_superseded
+    a_late_stream_loses_and_is_told
+    structure_finds_cycles_and_dangling_entries
+    forgetting_is_bounded_and_complete
+    a_forget_beyond_its_past_is_cut
+    producers_are_remembered_within_bounds
+    digests_are_known_at_every_batch
+    buckets_lead_to_the_inodes_that_differ
+    a_snapshot_is_checked_before_it_changes_anything
+    a_snapshot_ends_with_a_forget
+    sync_answers_with_what_it_synced
+}
