@@ -108,6 +108,28 @@ fn a_crash_during_recovery_changes_nothing_either() {
     }
 }
 
+/// Invariant 6: what a killed process left in memory alone is made durable before it is reported.
+#[test]
+fn a_power_cut_after_a_restart_takes_back_nothing_reported() {
+    let batches = batches();
+    for n in 1..60 {
+        let disk = Disk::new();
+        disk.fail(n, Fault::Crash);
+        append_rest(&disk, &batches, options(SEGMENT_BYTES));
+        disk.kill();
+        let reported = {
+            let (journal, _) = Journal::open(disk.files(), Path::new(DIR), options(SEGMENT_BYTES)).unwrap();
+            journal.position(stream(1)).map(|p| p.durable).unwrap_or_default()
+        };
+        let held = batches.iter().take_while(|b| b.header().last_lsn() <= reported).count();
+        for seed in 0..3 {
+            let disk = disk.copy();
+            disk.crash(4 * seed);
+            check(&disk, &batches, held, options(SEGMENT_BYTES), &format!("killed at operation {n}, then seed {seed}"));
+        }
+    }
+}
+
 /// The preparing thread mixes its operations in; where is up to chance.
 #[test]
 fn a_crash_with_segments_written_ahead_loses_nothing_acknowledged() {

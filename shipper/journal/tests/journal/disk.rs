@@ -160,6 +160,13 @@ impl Disk {
         inner.fault = Some((inner.operations + n, fault));
     }
 
+    /// Kills the process: nothing is lost, and the disk works again.
+    pub(crate) fn kill(&self) {
+        let mut inner = self.0.lock().unwrap();
+        inner.fault = None;
+        inner.locked.clear();
+    }
+
     /// Loses power: what was not synced survives in any part. Afterwards the disk works.
     pub(crate) fn crash(&self, seed: u64) {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1);
