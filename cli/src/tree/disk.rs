@@ -132,7 +132,7 @@ impl Directory {
     pub fn node(&self) -> Result<DiskNode, Errno> {
         let stat = rustix::fs::fstat(&*self.fd)?;
         let mut node = of_stat(&stat);
-        node.xattrs = read_xattrs(&self.proc_path(), &mut |_| {}).ok();
+        node.xattrs = read_xattrs(self.proc_path().as_bytes(), &mut |_| {}).ok();
         Ok(node)
     }
 
@@ -286,11 +286,7 @@ fn of_stat(stat: &Stat) -> DiskNode {
 }
 
 /// The extended attributes that this process may read, sorted by name; those over a limit are told to `trouble`.
-fn read_xattrs(
-    path: &(impl rustix::path::Arg + Copy + ?Sized + AsRef<[u8]>),
-    trouble: &mut dyn FnMut(String),
-) -> Result<Vec<(Bytes, Bytes)>, Errno> {
-    let path = path.as_ref();
+fn read_xattrs(path: &[u8], trouble: &mut dyn FnMut(String)) -> Result<Vec<(Bytes, Bytes)>, Errno> {
     let mut list = vec![0; 1024];
     let length = loop {
         match rustix::fs::llistxattr(path, &mut list[..]) {
@@ -304,7 +300,10 @@ fn read_xattrs(
     for name in list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let shown = String::from_utf8_lossy(name);
         if name.len() > MAX_NAME_BYTES {
-            trouble(format!("extended attribute {shown}: its name has {} bytes, the limit is {MAX_NAME_BYTES}", name.len()));
+            trouble(format!(
+                "extended attribute {shown}: its name has {} bytes, the limit is {MAX_NAME_BYTES}",
+                name.len()
+            ));
             continue;
         }
         match read_xattr(path, name) {

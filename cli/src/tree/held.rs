@@ -1,6 +1,7 @@
 //! What the local site's store holds, as the comparison needs it.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cfs_model::op::{InodeKind, StreamPosition};
@@ -8,11 +9,18 @@ use cfs_rpc::v1::inspect_client::InspectClient;
 use cfs_rpc::v1::{LookupRequest, Node, ReadDirectoryRequest, StatusReply, StatusRequest};
 use futures::stream::{StreamExt, TryStreamExt};
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::client;
 
 /// Inodes looked up at the same time, for one directory.
 const LOOKUPS: usize = 32;
+/// First pause when the shipper does not answer; doubled each time.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+/// Longest pause.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// How long a shipper may be away, for example to start again.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What a name leads to in the store.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,26 +58,29 @@ impl Store {
     /// # Errors
     /// When it does not answer.
     pub async fn status(&self) -> Result<StatusReply, client::Error> {
-        let request = StatusRequest { all_sites: false };
-        Ok(self.client.clone().status(request).await.map_err(client::failed("tell its status"))?.into_inner())
+        let ask = || async { Ok(self.client.clone().status(StatusRequest::default()).await?.into_inner()) };
+        patiently("tell its status", ask).await
     }
 
     /// The names of directory `inode`, or those of `names` that exist, once `applied` is applied. Directory 0 is the
-    /// place above the root; its one name is `/`.
+    /// place above the root; its one name is `/`. Waits while the shipper starts again.
     ///
     /// # Errors
-    /// When the site does not answer, or has not applied that in time.
+    /// When the site does not answer for ten minutes, or refuses.
     pub async fn names(
         &self,
         inode: u64,
         names: Vec<Bytes>,
         applied: Option<StreamPosition>,
     ) -> Result<Names, client::Error> {
-        let action = || client::failed(format!("read directory {inode}"));
         let request = ReadDirectoryRequest { inode, names, applied };
-        let mut replies = self.client.clone().read_directory(request).await.map_err(action())?.into_inner();
+        patiently(&format!("read directory {inode}"), || self.read(request.clone())).await
+    }
+
+    async fn read(&self, request: ReadDirectoryRequest) -> Result<Names, Status> {
+        let mut replies = self.client.clone().read_directory(request).await?.into_inner();
         let mut found = Names::new();
-        while let Some(reply) = replies.message().await.map_err(action())? {
+        while let Some(reply) = replies.message().await? {
             for item in reply.items {
                 let node = item.node.unwrap_or_default();
                 let held = Held { inode: node.inode, node: node.attributes.is_some().then_some(node) };
@@ -79,20 +90,42 @@ impl Store {
         Ok(found)
     }
 
-    /// Those of `inodes` that exist, by number.
+    /// Those of `inodes` that exist, by number. Waits while the shipper starts again.
     ///
     /// # Errors
-    /// When the site does not answer.
+    /// When the site does not answer for ten minutes, or refuses.
     pub async fn nodes(&self, inodes: Vec<u64>) -> Result<HashMap<u64, Node>, client::Error> {
-        let lookups = inodes.into_iter().map(|inode| {
-            let mut client = self.client.clone();
-            async move {
-                let reply = client.lookup(LookupRequest { inode }).await;
-                let reply = reply.map_err(client::failed(format!("look up inode {inode}")))?.into_inner();
-                let live = reply.found && !reply.removed;
-                Ok::<_, client::Error>(reply.node.filter(|node| live && node.attributes.is_some()).map(|n| (inode, n)))
-            }
+        let lookups = inodes.into_iter().map(|inode| async move {
+            let ask = || async { Ok(self.client.clone().lookup(LookupRequest { inode }).await?.into_inner()) };
+            let reply = patiently(&format!("look up inode {inode}"), ask).await?;
+            let live = reply.found && !reply.removed;
+            Ok::<_, client::Error>(reply.node.filter(|node| live && node.attributes.is_some()).map(|n| (inode, n)))
         });
-        futures::stream::iter(lookups).buffer_unordered(LOOKUPS).try_filter_map(async |found| Ok(found)).try_collect().await
+        let found = futures::stream::iter(lookups).buffer_unordered(LOOKUPS);
+        found.try_filter_map(|found| std::future::ready(Ok(found))).try_collect().await
     }
+}
+
+/// Asks again while the shipper is away: an import outlives a restart of it.
+async fn patiently<T, F: Future<Output = Result<T, Status>>>(
+    action: &str,
+    mut ask: impl FnMut() -> F,
+) -> Result<T, client::Error> {
+    let since = Instant::now();
+    let mut pause = MIN_PAUSE;
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(status) if may_pass(status.code()) && since.elapsed() < PATIENCE => {
+                tracing::info!(%status, action, "the shipper does not answer, asking again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MAX_PAUSE);
+            }
+            Err(status) => return Err(client::failed(action)(status)),
+        }
+    }
+}
+
+const fn may_pass(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::DeadlineExceeded)
 }

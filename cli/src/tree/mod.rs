@@ -16,3 +16,6 @@ pub mod removal;
 pub mod report;
 pub mod walk;
 pub mod watch;
+
+/// The name of the root directory in directory 0.
+pub const ROOT_NAME: bytes::Bytes = bytes::Bytes::from_static(b"/");

@@ -1,6 +1,7 @@
 //! What an import did, and what it could not do.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -40,6 +41,11 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Nothing done yet for this tree.
+    pub fn new(tree: &Path) -> Self {
+        Self { tree: tree.display().to_string(), ..Self::default() }
+    }
+
     /// Counts what could not be read, and names it on standard error; only the first ones, so that a broken disk does
     /// not bury everything else.
     pub fn trouble(&mut self, path: &[u8], kind: &TroubleKind) {

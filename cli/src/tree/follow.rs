@@ -1,0 +1,190 @@
+//! Keeps the journal up with a tree as it changes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cfs_model::op::{InodeKind, StreamPosition};
+use tokio::time::MissedTickBehavior;
+
+use super::ROOT_NAME;
+use super::compare::{Gone, Seen, Sides, compare, unknown};
+use super::disk::{Directory, DiskEntry, Listing};
+use super::emit::Emitter;
+use super::held::Store;
+use super::removal::Removal;
+use super::walk::{Job, Walk, apply, joined};
+use super::watch::{Marked, Place, Watcher};
+
+/// What happens together is compared together: so a rename is one, and a burst of writes is looked at once.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// Follows one tree.
+pub struct Follower<'a> {
+    /// The local site's store.
+    pub store: &'a Store,
+    /// Where changes go.
+    pub emitter: &'a mut Emitter,
+    /// Watches the tree's directories already.
+    pub watcher: Arc<Watcher>,
+    /// The tree.
+    pub root: Directory,
+    /// The last position journalled so far.
+    pub applied: Option<StreamPosition>,
+    /// How often everything is compared, whatever events say.
+    pub rescan_interval: Duration,
+    /// Whether each set of changes is told on standard error.
+    pub verbose: bool,
+}
+
+impl Follower<'_> {
+    /// Follows until `stop` ends. A set of changes that was begun is journalled first.
+    ///
+    /// # Errors
+    /// When the tree's root or the store cannot be read, or the journal not be appended to.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let mut stop = std::pin::pin!(stop);
+        let mut rescan = tokio::time::interval(self.rescan_interval);
+        rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        rescan.reset();
+        loop {
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                _ = rescan.tick() => self.rescan("it is time to").await?,
+                () = self.watcher.changed() => {
+                    tokio::time::sleep(DEBOUNCE).await;
+                    let marked = self.watcher.take();
+                    if marked.everything {
+                        self.rescan("events were lost").await?;
+                        rescan.reset();
+                    } else {
+                        self.apply(marked).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn rescan(&mut self, why: &str) -> anyhow::Result<()> {
+        anstream::eprintln!("comparing the whole tree again: {why}");
+        self.emitter.summary.rescans += 1;
+        let before = self.emitter.summary.entries_appended;
+        let root = self.root.clone();
+        let node = tokio::task::spawn_blocking(move || root.node()).await??;
+        self.watcher.begin_pass();
+        let walk = Walk::new(self.store, self.emitter, false).watched(self.watcher.clone());
+        let position = walk.run(self.root.clone(), node, self.applied).await?;
+        self.watcher.end_pass();
+        self.applied = position.or(self.applied);
+        let appended = self.emitter.summary.entries_appended - before;
+        anstream::eprintln!("compared the whole tree: {appended} entries appended");
+        Ok(())
+    }
+
+    /// Journals what changed under the names marked.
+    async fn apply(&mut self, mut marked: Marked) -> anyhow::Result<()> {
+        let before = self.emitter.summary.entries_appended;
+        let mut seen = Seen::new();
+        let (mut gone, mut jobs) = (Vec::new(), Vec::new());
+        for (way, inode) in self.in_order(&mut marked) {
+            let names = marked.names.remove(&inode).unwrap_or_default();
+            self.compare(way, inode, names, &mut seen, &mut gone, &mut jobs).await?;
+        }
+        let walk = Walk::new(self.store, self.emitter, false).watched(self.watcher.clone());
+        gone.extend(walk.having_seen(seen).below(jobs).await?);
+        self.applied = self.emitter.settle().await?.or(self.applied);
+        self.remove(gone).await?;
+        self.applied = self.emitter.settle().await?.or(self.applied);
+        let appended = self.emitter.summary.entries_appended - before;
+        if self.verbose && appended > 0 {
+            let at = self
+                .applied
+                .map_or_else(String::new, |p| format!(", durable at {}.{}:{}", p.site, p.incarnation, p.lsn));
+            anstream::eprintln!("{appended} entries appended{at}");
+        }
+        Ok(())
+    }
+
+    /// The directories marked, each after those above it, with the ways to them. A change in a directory also changes
+    /// the directory itself, so its own name is marked too.
+    fn in_order(&self, marked: &mut Marked) -> Vec<(Vec<(Bytes, u64)>, u64)> {
+        let changed: Vec<u64> = marked.names.keys().copied().filter(|inode| *inode != 0).collect();
+        for inode in changed {
+            if let Some(place) = self.watcher.place(inode) {
+                marked.mark(place.parent, place.name);
+            }
+        }
+        let way = |inode: &u64| Some((if *inode == 0 { Vec::new() } else { self.watcher.way(*inode)? }, *inode));
+        let mut ordered: Vec<_> = marked.names.keys().filter_map(way).collect();
+        // The root's own name, in directory 0, before names in the root.
+        ordered.sort_by_key(|(way, inode)| (way.len(), *inode != 0));
+        ordered
+    }
+
+    async fn compare(
+        &mut self,
+        way: Vec<(Bytes, u64)>,
+        inode: u64,
+        names: HashSet<Bytes>,
+        seen: &mut Seen,
+        gone: &mut Vec<Gone>,
+        jobs: &mut Vec<Job>,
+    ) -> anyhow::Result<()> {
+        let path = way.iter().fold(Bytes::new(), |path, (name, _)| joined(&path, name));
+        let names: Vec<Bytes> = names.into_iter().collect();
+        let Some((directory, listing)) = self.look(way, inode, names.clone()).await? else { return Ok(()) };
+        for trouble in &listing.troubles {
+            self.emitter.summary.trouble(&joined(&path, &trouble.name), &trouble.kind);
+        }
+        let held = self.store.names(inode, names, self.applied).await?;
+        let elsewhere = self.store.nodes(unknown(&listing.entries, &held)).await?;
+        let sides = Sides { parent: inode, disk: &listing.entries, complete: inode != 0, held, elsewhere: &elsewhere };
+        let changes = compare(sides, seen);
+        apply(&changes, &path, self.store, self.emitter, gone).await?;
+        for child in changes.children.into_iter().filter(|_| inode != 0) {
+            if self.watcher.is_watched_at(child.inode, inode, &child.name) && !changes.emptied.contains(&child.inode) {
+                continue;
+            }
+            let place = Place { parent: inode, name: child.name.clone() };
+            self.watcher.moved(child.inode, place);
+            let path = joined(&path, &child.name);
+            jobs.push(Job { above: directory.clone(), parent: inode, name: child.name, inode: child.inode, path });
+        }
+        gone.extend(changes.gone);
+        Ok(())
+    }
+
+    /// Reads names of a directory on disk. `None` if it is not where it was: then its parent's events say where it is.
+    async fn look(
+        &self,
+        way: Vec<(Bytes, u64)>,
+        inode: u64,
+        names: Vec<Bytes>,
+    ) -> anyhow::Result<Option<(Directory, Listing)>> {
+        let root = self.root.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            if inode == 0 {
+                let entries = vec![DiskEntry { name: ROOT_NAME, node: root.node().ok() }];
+                return Some((root, Listing { entries, troubles: Vec::new() }));
+            }
+            let directory = way.iter().try_fold(root, |above, (name, inode)| above.open_child(name, *inode)).ok()?;
+            let listing = directory.some(names);
+            Some((directory, listing))
+        });
+        Ok(looked.await?)
+    }
+
+    async fn remove(&mut self, gone: Vec<Gone>) -> anyhow::Result<()> {
+        let watcher = self.watcher.clone();
+        let alive = |gone: &Gone| {
+            gone.kind == InodeKind::Directory
+                && watcher.place(gone.inode).is_some_and(|p| p.parent != gone.parent || p.name != gone.name)
+        };
+        let left: Vec<u64> =
+            gone.iter().filter(|g| g.kind == InodeKind::Directory && !alive(g)).map(|g| g.inode).collect();
+        Removal::new(self.store, &alive).run(gone, self.applied, self.emitter).await?;
+        left.into_iter().for_each(|inode| self.watcher.left(inode));
+        Ok(())
+    }
+}

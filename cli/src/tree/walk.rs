@@ -1,0 +1,234 @@
+//! One pass over the whole tree: several directories are read at a time, and compared and journalled one after another.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cfs_model::op::StreamPosition;
+use cfs_rpc::v1::Node;
+use rustix::io::Errno;
+use tokio::task::JoinSet;
+
+use super::compare::{Changes, Gone, Seen, Sides, compare, unknown};
+use super::disk::{Directory, DiskEntry, DiskNode, Listing, TroubleKind};
+use super::emit::Emitter;
+use super::held::{Names, Store};
+use super::progress::Progress;
+use super::removal::Removal;
+use super::watch::Watcher;
+
+/// Directories that are read at the same time.
+const IN_FLIGHT: usize = 8;
+
+/// A directory to be read.
+#[derive(Debug)]
+pub struct Job {
+    /// The directory that it is in; for the root, itself.
+    pub above: Directory,
+    /// Number of that directory; 0 for the root.
+    pub parent: u64,
+    /// Its name there.
+    pub name: Bytes,
+    /// Its number.
+    pub inode: u64,
+    /// Its path within the tree, for messages.
+    pub path: Bytes,
+}
+
+/// A directory as it was read.
+struct Reading {
+    job: Job,
+    directory: Directory,
+    listing: Listing,
+    held: Names,
+    elsewhere: HashMap<u64, Node>,
+}
+
+enum Read {
+    Done(Box<Reading>),
+    Failed(Bytes, Errno),
+}
+
+/// A walk, and what it has met.
+pub struct Walk<'a> {
+    store: &'a Store,
+    emitter: &'a mut Emitter,
+    watcher: Option<Arc<Watcher>>,
+    progress: Option<Progress>,
+    /// The store holds nothing but what this walk journals.
+    fresh: bool,
+    seen: Seen,
+    gone: Vec<Gone>,
+}
+
+impl<'a> Walk<'a> {
+    /// Compares with `store` and appends through `emitter`. With `fresh` the store is taken to be empty and not read.
+    pub fn new(store: &'a Store, emitter: &'a mut Emitter, fresh: bool) -> Self {
+        Self { store, emitter, watcher: None, progress: None, fresh, seen: Seen::new(), gone: Vec::new() }
+    }
+
+    /// Watches every directory before it is read.
+    pub fn watched(mut self, watcher: Arc<Watcher>) -> Self {
+        self.watcher = Some(watcher);
+        self
+    }
+
+    /// Goes on from a comparison that met these already.
+    pub(super) fn having_seen(mut self, seen: Seen) -> Self {
+        self.seen = seen;
+        self
+    }
+
+    /// Shows how far it is.
+    pub fn shown(mut self, progress: Progress) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// Walks the whole tree, then removes what is gone. Everything is durable when it returns. `applied` is the last
+    /// position that the store must have reached to be compared with.
+    ///
+    /// # Errors
+    /// When the store cannot be read or the journal not be appended to; what cannot be read on disk is counted.
+    pub async fn run(
+        mut self,
+        root: Directory,
+        node: DiskNode,
+        applied: Option<StreamPosition>,
+    ) -> anyhow::Result<Option<StreamPosition>> {
+        let inode = node.inode;
+        let held = self.store.names(0, vec![super::ROOT_NAME], applied).await?;
+        let entry = DiskEntry { name: super::ROOT_NAME, node: Some(node) };
+        let sides = Sides {
+            parent: 0,
+            disk: &[entry],
+            complete: false,
+            held,
+            elsewhere: &self.store.nodes(vec![inode]).await?,
+        };
+        let changes = compare(sides, &mut self.seen);
+        self.apply(&changes, b"").await?;
+        self.gone.extend(changes.gone);
+        self.emitter.summary.seen += 1;
+        let job = Job { above: root, parent: 0, name: super::ROOT_NAME, inode, path: Bytes::new() };
+        self.descend(vec![job]).await?;
+        let applied = self.emitter.settle().await?.or(applied);
+        let seen = &self.seen;
+        let alive = |gone: &Gone| seen.contains_key(&gone.inode);
+        Removal::new(self.store, &alive).run(self.gone, applied, self.emitter).await?;
+        if let Some(progress) = &self.progress {
+            progress.finish();
+        }
+        self.emitter.settle().await
+    }
+
+    /// Walks what is below `jobs`, directories that are journalled already. What is gone is left in the answer.
+    ///
+    /// # Errors
+    /// As [`Walk::run`].
+    pub async fn below(mut self, jobs: Vec<Job>) -> anyhow::Result<Vec<Gone>> {
+        self.descend(jobs).await?;
+        Ok(self.gone)
+    }
+
+    async fn descend(&mut self, mut waiting: Vec<Job>) -> anyhow::Result<()> {
+        let mut reading: JoinSet<anyhow::Result<Read>> = JoinSet::new();
+        loop {
+            while reading.len() < IN_FLIGHT
+                && let Some(job) = waiting.pop()
+            {
+                reading.spawn(read(job, self.store.clone(), self.fresh, self.watcher.clone()));
+            }
+            let Some(read) = reading.join_next().await else { return Ok(()) };
+            match read?? {
+                Read::Done(reading) => waiting.extend(self.compare(*reading).await?),
+                Read::Failed(path, error) => self.emitter.summary.trouble(&path, &TroubleKind::of(error)),
+            }
+        }
+    }
+
+    async fn compare(&mut self, reading: Reading) -> anyhow::Result<Vec<Job>> {
+        let Reading { job, directory, listing, held, elsewhere } = reading;
+        for trouble in &listing.troubles {
+            self.emitter.summary.trouble(&joined(&job.path, &trouble.name), &trouble.kind);
+        }
+        let complete = Directory::is_complete(&listing);
+        let sides = Sides { parent: job.inode, disk: &listing.entries, complete, held, elsewhere: &elsewhere };
+        let changes = compare(sides, &mut self.seen);
+        let count = listing.entries.len() as u64;
+        self.emitter.summary.seen += count;
+        self.apply(&changes, &job.path).await?;
+        if let Some(progress) = &mut self.progress {
+            progress.advance(count);
+        }
+        self.gone.extend(changes.gone);
+        let child = |child: super::compare::Child| Job {
+            above: directory.clone(),
+            parent: job.inode,
+            path: joined(&job.path, &child.name),
+            name: child.name,
+            inode: child.inode,
+        };
+        Ok(changes.children.into_iter().map(child).collect())
+    }
+
+    async fn apply(&mut self, changes: &Changes, path: &[u8]) -> anyhow::Result<()> {
+        apply(changes, path, self.store, self.emitter, &mut self.gone).await
+    }
+}
+
+/// Journals the changes of the directory at `path`; what was in directories that are none any more joins `gone`.
+pub(super) async fn apply(
+    changes: &Changes,
+    path: &[u8],
+    store: &Store,
+    emitter: &mut Emitter,
+    gone: &mut Vec<Gone>,
+) -> anyhow::Result<()> {
+    for name in &changes.mounted_twice {
+        let why = "it is mounted at several places in the tree, and replicated at one".to_owned();
+        emitter.summary.trouble(&joined(path, name), &TroubleKind::Unsupported(why));
+    }
+    for parent in &changes.emptied {
+        for (name, held) in store.names(*parent, Vec::new(), None).await? {
+            gone.push(Gone { parent: *parent, name, inode: held.inode, kind: held.kind(), occupant: None });
+        }
+    }
+    emitter.summary.created += changes.created;
+    emitter.summary.updated += changes.updated;
+    emitter.emit(&changes.ops).await
+}
+
+pub(super) fn joined(path: &[u8], name: &[u8]) -> Bytes {
+    [path, if name.is_empty() { b"" } else { b"/" }, name].concat().into()
+}
+
+async fn read(job: Job, store: Store, fresh: bool, watcher: Option<Arc<Watcher>>) -> anyhow::Result<Read> {
+    let opened = tokio::task::spawn_blocking(move || {
+        let directory =
+            if job.parent == 0 { Ok(job.above.clone()) } else { job.above.open_child(&job.name, job.inode) };
+        let directory = match directory {
+            Ok(directory) => directory,
+            Err(error) => return Err((job, error)),
+        };
+        // First watched, then read: what changes in between is seen twice, and not never.
+        if let Some(watcher) = &watcher {
+            watcher.watch(&directory, job.inode, job.parent, job.name.clone());
+        }
+        let listing = directory.list();
+        Ok((job, directory, listing))
+    });
+    let (job, directory, listing) = match opened.await? {
+        Ok(opened) => opened,
+        // Something was mounted on it meanwhile.
+        Err((job, Errno::XDEV)) => return Ok(Read::Failed(job.path, Errno::NOENT)),
+        Err((job, error)) => return Ok(Read::Failed(job.path, error)),
+    };
+    if fresh {
+        let (held, elsewhere) = (Names::new(), HashMap::new());
+        return Ok(Read::Done(Box::new(Reading { job, directory, listing, held, elsewhere })));
+    }
+    let held = store.names(job.inode, Vec::new(), None).await?;
+    let elsewhere = store.nodes(unknown(&listing.entries, &held)).await?;
+    Ok(Read::Done(Box::new(Reading { job, directory, listing, held, elsewhere })))
+}
