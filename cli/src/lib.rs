@@ -7,6 +7,7 @@ pub mod bench;
 pub mod client;
 pub mod commands;
 pub mod context;
+pub mod demo;
 pub mod dev;
 pub mod namespace;
 pub mod op_json;

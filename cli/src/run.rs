@@ -63,10 +63,19 @@ fn report(outcome: anyhow::Result<ExitCode>) -> ExitCode {
         // Whoever read the output has seen enough.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            anstream::eprintln!("error: {error:#}");
+            anstream::eprintln!("error: {}", message(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, without those that it already quotes.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        text if text.contains(&cause) => text.to_owned(),
+        text => format!("{text}: {cause}"),
+    })
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
@@ -82,4 +91,26 @@ fn start_logging(verbose: u8) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let error = anyhow!("refused").context("cannot connect: refused");
+        assert_eq!(message(&error), "cannot connect: refused");
+        let error = Err::<(), _>(anyhow!("refused")).context("cannot connect").expect_err("it is one");
+        assert_eq!(message(&error), "cannot connect: refused");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_seen_through_wrappers() {
+        let pipe = io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(is_closed_pipe(&anyhow!(pipe).context("printing")));
+        assert!(!is_closed_pipe(&anyhow!(io::Error::from(io::ErrorKind::NotFound))));
+    }
 }

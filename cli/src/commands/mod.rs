@@ -8,6 +8,7 @@ pub mod admin;
 pub mod bench;
 pub mod completions;
 pub mod config;
+pub mod demo;
 pub mod dev;
 pub mod journal;
 pub mod man;
@@ -28,6 +29,8 @@ pub enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(config::Command),
+    /// Replicate a real tree between two sites on this machine, and compare every path
+    Demo(demo::Args),
     /// Clusters on this machine, for trying things out
     #[command(subcommand)]
     Dev(dev::Command),
@@ -60,6 +63,7 @@ impl Command {
             Self::Bench(command) => command.run(context).await,
             Self::Completions(args) => completions::run(&args),
             Self::Config(command) => command.run(context),
+            Self::Demo(args) => demo::run(context, args).await,
             Self::Dev(command) => command.run(context).await,
             Self::Journal(command) => command.run(context).await,
             Self::Man(args) => man::run(&args),

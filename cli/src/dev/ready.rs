@@ -144,7 +144,8 @@ impl Cluster {
         let primary = progress.index == 0;
         if primary && !state.accepting {
             let why = format!("it does not accept appends, waiting for {}", or_unsaid(&state.waiting_for));
-            return if absent.is_empty() || state.needs_incarnation {
+            // Until it says what it waits for, it has not come that far.
+            return if absent.is_empty() || state.needs_incarnation || state.waiting_for.is_empty() {
                 Err(Stop::Later(why))
             } else {
                 Ok(Some(Readiness::Waits(why)))

@@ -9,7 +9,7 @@ use cfs_rpc::v1::{StatusReply, StatusRequest};
 use serde::Serialize;
 
 use crate::dev::{Cluster, Ports, Site};
-use crate::output::{self, Document, Table, good_or_bad};
+use crate::output::{self, Document, Table};
 use crate::{Context, client};
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -87,8 +87,8 @@ impl Document for ClusterStatus {
         for s in &self.sites {
             let process = s.pid.map_or_else(|| "not running".to_owned(), |pid| format!("pid {pid}"));
             let status = match &s.status {
-                Some(status) => good_or_bad(status, status == "READY"),
-                None if s.running => good_or_bad("no answer", false),
+                Some(status) => status.clone(),
+                None if s.running => "no answer".to_owned(),
                 None => "-".to_owned(),
             };
             let lag = s.lag_ms.map_or_else(|| "-".to_owned(), |lag| format!("{lag}ms"));

@@ -50,10 +50,12 @@ pub(crate) fn look_around(cluster: &Cluster) {
     let last = cluster.sites().last().unwrap_or(first);
     let (config, other) = (cluster.config_path(first), cluster.config_path(last));
     let dir = cluster.dir().display();
+    let program = std::env::current_exe().unwrap_or_else(|_| "cfs".into());
     anstream::eprintln!(
-        "look around:\n  export CFS_CONFIG={}\n  cfs admin replication status\n  cfs journal import --tree /usr/share\n  \
+        "look around:\n  alias cfs={}\n  export CFS_CONFIG={}\n  cfs admin replication status\n  cfs journal import --tree /usr/share\n  \
          cfs --config {} admin meta ls -R /\n  cfs admin meta consistency-check\n  cfs dev status --dir {dir}\nend it:\n  \
          cfs dev down --dir {dir} --purge",
+        program.display(),
         config.display(),
         other.display(),
     );

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use cfs_client::{Options, Producer, Target};
+use cfs_model::Epoch;
 use cfs_model::op::{InodeKind, StreamPosition};
 use cfs_rpc::v1::StatusReply;
 use cfs_shipper_core::caps::MAX_PRODUCER_BYTES;
@@ -63,12 +64,21 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let (root, node) = Directory::open_root(&tree).with_context(|| format!("cannot import {}", tree.display()))?;
     let store = Store::new(client::inspect(context).await?);
     let status = store.status().await?;
+    anyhow::ensure!(
+        status.role == "PRIMARY" || status.primary.is_empty() || status.primary == status.site,
+        "{} is not primary, {} is (epoch {}): import there",
+        status.site,
+        status.primary,
+        Epoch(status.epoch)
+    );
     let producer = connect(context, &args, &tree, &status).await?;
     let summary = Summary::new(&tree);
     let mut emitter = Emitter::new(producer, args.rate, summary);
     let outcome = Import { args: &args, context, store: &store, emitter: &mut emitter, root, node }.run(&status).await;
-    emitter.summary.finish(started.elapsed());
-    output::print(context.format(), &emitter.summary)?;
+    if outcome.is_ok() || emitter.summary.seen > 0 {
+        emitter.summary.finish(started.elapsed());
+        output::print(context.format(), &emitter.summary)?;
+    }
     outcome?;
     Ok(if emitter.summary.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

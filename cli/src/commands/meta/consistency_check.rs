@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cfs_model::op::StreamPosition;
+use cfs_rpc::v1::inspect_client::InspectClient;
 use cfs_rpc::v1::{ConsistencyReply, ConsistencyRequest};
 use serde::Serialize;
+use tonic::transport::Channel;
 
 use crate::output::{self, Document, good_or_bad};
 use crate::{Context, client};
@@ -179,12 +181,11 @@ fn or_none(text: &str) -> &str {
     if text.is_empty() { "none" } else { text }
 }
 
-/// Asks the site of `context` to compare itself.
+/// Asks a site to compare itself.
 ///
 /// # Errors
-/// When the shipper cannot be reached or cannot compare.
-pub async fn check(context: &Context, local: bool, timeout: Duration) -> anyhow::Result<Report> {
-    let mut inspect = client::inspect(context).await?;
+/// When the shipper cannot compare.
+pub async fn ask(inspect: &mut InspectClient<Channel>, local: bool, timeout: Duration) -> anyhow::Result<Report> {
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let request = ConsistencyRequest { local, timeout_ms };
     let reply = inspect.check_consistency(request).await.map_err(client::failed("compare the sites"))?;
@@ -196,7 +197,8 @@ pub async fn check(context: &Context, local: bool, timeout: Duration) -> anyhow:
 /// # Errors
 /// When the shipper cannot be reached or cannot compare.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    let report = check(context, args.local, Duration::from_secs(args.timeout)).await?;
+    let mut inspect = client::inspect(context).await?;
+    let report = ask(&mut inspect, args.local, Duration::from_secs(args.timeout)).await?;
     output::print(context.format(), &report)?;
     if !report.structure.sound {
         anstream::eprintln!(

@@ -13,6 +13,8 @@ use crate::output::{Document, Table};
 /// Data older than this is no evidence of the present: heartbeats come every second.
 const FRESH_MS: u64 = 5_000;
 
+const PRIMARY: &str = "PRIMARY";
+
 /// Arguments of `cfs admin replication lag`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -67,7 +69,8 @@ impl Lag {
 impl SiteLag {
     /// This site knows its own position, but only fresh word from the others tells what it lacks.
     fn of_self(reply: &StatusReply) -> Self {
-        let silent = reply.peers.iter().find(|peer| !is_fresh(peer));
+        // The primary is where entries come from: nobody can hold more.
+        let silent = reply.peers.iter().find(|peer| reply.role != PRIMARY && !is_fresh(peer));
         let behind = reply.lag_ms > 0 || reply.cursors.iter().any(|c| c.applied < c.source);
         let (verdict, why) = match silent {
             _ if behind => ("behind", String::new()),
@@ -186,5 +189,13 @@ mod tests {
         assert_eq!(verdicts(peer("HEALTHY", FRESH_MS + 1, 9)), ["unknown", "unknown"]);
         assert_eq!(verdicts(peer("DOWN", 10, 9)), ["unknown", "unknown"]);
         assert_eq!(verdicts(peer("DOWN", u64::MAX, 0)), ["unknown", "unknown"]);
+        let role = PRIMARY.to_owned();
+        let reply = StatusReply {
+            role,
+            peers: vec![peer("DOWN", 9, 9)],
+            cursors: vec![cursor(9, 9)],
+            ..StatusReply::default()
+        };
+        assert_eq!(Lag::of(&reply).sites[0].verdict, "in sync");
     }
 }
