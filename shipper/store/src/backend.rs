@@ -46,6 +46,15 @@ pub trait Write: Read {
     fn commit(self) -> Result<(), Error>;
 }
 
+/// What a transaction may change, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Entries, or rows.
+    pub rows: usize,
+    /// Bytes of these.
+    pub bytes: usize,
+}
+
 /// Where tables are kept.
 pub trait Backend: Send + Sync + 'static {
     type Reader<'a>: Read
@@ -56,8 +65,8 @@ pub trait Backend: Send + Sync + 'static {
         Self: 'a;
 
     fn read(&self) -> Result<Self::Reader<'_>, Error>;
-    /// Begins a transaction that changes about `bytes` of rows; waits for the one before to end.
-    fn write(&self, bytes: usize) -> Result<Self::Writer<'_>, Error>;
+    /// Begins a transaction of about this size; waits for the one before to end.
+    fn write(&self, size: Size) -> Result<Self::Writer<'_>, Error>;
     /// Returns when everything committed survives a power cut.
     fn sync(&self) -> Result<(), Error>;
     fn usage(&self) -> Result<Usage, Error>;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use heed::types::Bytes;
 use heed::{CommitOrAbort, DatabaseStat, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 
-use crate::backend::{Backend, Read, Scan, Write};
+use crate::backend::{Backend, Read, Scan, Size, Write};
 use crate::table::{Error, Table, Usage};
 
 type Rows = heed::Database<'static, Bytes, Bytes>;
@@ -20,9 +20,12 @@ const FORMAT_KEY: &[u8] = b"format";
 /// More threads than ever read at once; LMDB's table of readers has this many lines of 64 bytes.
 const MAX_READERS: u32 = 512;
 /// Room that a transaction finds beyond what is in use, at most.
-const MAX_MARGIN_BYTES: u64 = 64 * 1024 * 1024;
-/// A page may be copied for each changed row, and a row may split one at every level.
-const PAGES_PER_ROW_BYTE: u64 = 8;
+const MAX_MARGIN_BYTES: u64 = 256 * 1024 * 1024;
+/// Changed pages are copied. An entry at a place of its own changes a page of inodes, one of entries, and some above;
+/// and the copies of the transaction before are not free yet.
+const MARGIN_BYTES_PER_ROW: u64 = 2 * 4 * 4096;
+/// A file system with less than this has no space left for a transaction.
+const MIN_FREE_BYTES: u64 = 1024 * 1024;
 
 /// Where and how large.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,9 +151,8 @@ impl Lmdb {
 
     /// Bytes of pages in use: what the tables hold, not what is free between them.
     fn used_bytes(&self, txn: &RoTxn<'_>) -> Result<u64, Error> {
-        let bytes = |s: DatabaseStat| {
-            (s.branch_pages + s.leaf_pages + s.overflow_pages) as u64 * u64::from(s.page_size)
-        };
+        let bytes =
+            |s: DatabaseStat| (s.branch_pages + s.leaf_pages + s.overflow_pages) as u64 * u64::from(s.page_size);
         let mut used = bytes(self.env.unnamed_database_stat());
         for table in &self.tables {
             used += bytes(table.stat(txn)?);
@@ -159,17 +161,28 @@ impl Lmdb {
     }
 
     /// Refuses a transaction that might not fit, before it begins.
-    fn check_room(&self, txn: &RoTxn<'_>, bytes: usize) -> Result<(), Error> {
-        let need = (bytes as u64 * PAGES_PER_ROW_BYTE).clamp(256 * 1024, MAX_MARGIN_BYTES);
-        let margin = need.max(self.map_bytes / 64).min(MAX_MARGIN_BYTES).min(self.map_bytes / 4);
-        let info = self.env.info();
+    fn check_room(&self, txn: &RoTxn<'_>, size: Size) -> Result<(), Error> {
+        let need = size.rows as u64 * MARGIN_BYTES_PER_ROW + 2 * size.bytes as u64;
+        let margin = need.max(self.map_bytes / 64).min(MAX_MARGIN_BYTES).min(self.map_bytes / 2);
         let page = u64::from(self.env.unnamed_database_stat().page_size);
-        let reached = (info.last_page_number as u64 + 1) * page;
+        let reached = (self.env.info().last_page_number as u64 + 1) * page;
         if reached + margin <= self.map_bytes {
             return Ok(());
         }
         let used = self.used_bytes(txn)?;
         if used + margin <= self.map_bytes { Ok(()) } else { Err(Error::MapFull { used, map: self.map_bytes }) }
+    }
+
+    /// LMDB calls a write that was cut short an I/O error, also when it was for want of space.
+    fn explain_io(&self, error: Error) -> Error {
+        let is_full = || {
+            let stat = rustix::fs::statvfs(self.env.path());
+            stat.is_ok_and(|s| s.f_bavail.saturating_mul(s.f_frsize) < MIN_FREE_BYTES)
+        };
+        match error {
+            Error::Io(_) if is_full() => Error::NoSpace,
+            other => other,
+        }
     }
 }
 
@@ -218,9 +231,9 @@ impl Backend for Lmdb {
         Ok(Reader { txn: self.env.read_txn()?, tables: &self.tables })
     }
 
-    fn write(&self, bytes: usize) -> Result<Writer<'_>, Error> {
+    fn write(&self, size: Size) -> Result<Writer<'_>, Error> {
         let txn = self.env.write_txn()?;
-        self.check_room(&txn, bytes)?;
+        self.check_room(&txn, size)?;
         Ok(Writer { txn, tables: &self.tables, store: self })
     }
 
@@ -280,12 +293,10 @@ read_tables!(Writer);
 impl Writer<'_> {
     /// Says how full the map is when it is.
     fn explain(&self, error: heed::Error) -> Error {
+        let map = self.store.map_bytes;
         match Error::from(error) {
-            Error::MapFull { .. } => Error::MapFull {
-                used: self.store.used_bytes(&self.txn).unwrap_or(self.store.map_bytes),
-                map: self.store.map_bytes,
-            },
-            other => other,
+            Error::MapFull { .. } => Error::MapFull { used: map, map },
+            other => self.store.explain_io(other),
         }
     }
 }
@@ -312,10 +323,7 @@ impl Write for Writer<'_> {
     }
 
     fn commit(self) -> Result<(), Error> {
-        let map = self.store.map_bytes;
-        self.txn.commit().map_err(|e| match Error::from(e) {
-            Error::MapFull { .. } => Error::MapFull { used: map, map },
-            other => other,
-        })
+        let Self { txn, store, .. } = self;
+        txn.commit().map_err(|e| store.explain_io(e.into()))
     }
 }

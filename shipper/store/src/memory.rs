@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::backend::{Backend, Read, Scan, Write};
+use crate::backend::{Backend, Read, Scan, Size, Write};
 use crate::table::{Error, Table, Usage};
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -31,7 +31,7 @@ impl Backend for Memory {
         Ok(Reader(self.tables.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    fn write(&self, _bytes: usize) -> Result<Writer<'_>, Error> {
+    fn write(&self, _: Size) -> Result<Writer<'_>, Error> {
         Ok(Writer { tables: self.tables.write().unwrap_or_else(PoisonError::into_inner), undo: Vec::new() })
     }
 

@@ -111,7 +111,12 @@ impl<'a> InodeRow<'a> {
 }
 
 /// Writes a row to `out`; answers where in it the fields are.
-pub(crate) fn encode_inode(lost: u8, inode: &Inode<'_>, links: &Links<'_>, out: &mut Vec<u8>) -> std::ops::Range<usize> {
+pub(crate) fn encode_inode(
+    lost: u8,
+    inode: &Inode<'_>,
+    links: &Links<'_>,
+    out: &mut Vec<u8>,
+) -> std::ops::Range<usize> {
     out.clear();
     out.put_u8(lost);
     out.put_u32_le(0);

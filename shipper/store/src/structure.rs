@@ -30,9 +30,6 @@ pub struct StructureReport {
 impl StructureReport {
     /// Whether there is nothing to repair.
     pub const fn is_sound(&self) -> bool {
-        self.orphan_count == 0
-            && self.detached_count == 0
-            && self.dangling_count == 0
-            && self.multiply_named_count == 0
+        self.orphan_count == 0 && self.detached_count == 0 && self.dangling_count == 0 && self.multiply_named_count == 0
     }
 }

@@ -94,7 +94,9 @@ pub enum Error {
     #[error("the metadata store's database failed: {0}")]
     Database(String),
     /// A row is not what this version writes.
-    #[error("table {table} of the metadata store is damaged at key {key}: {why}; rebuild this site's store from a peer")]
+    #[error(
+        "table {table} of the metadata store is damaged at key {key}: {why}; rebuild this site's store from a peer"
+    )]
     Corrupt {
         /// Where.
         table: Table,

@@ -11,11 +11,11 @@ use cfs_shipper_core::merge::{Incoming, effects};
 use cfs_shipper_core::payload::{Entries, Entry};
 
 use super::Engine;
-use super::forget::Progress;
+use super::forget::{Progress, STEP_SIZE};
 use super::head::{Head, Phase, encode_vector, vector_key};
 use super::txn::{Scratch, Txn};
 use crate::apply::{Applied, Decoded, Error};
-use crate::backend::{Backend, Write};
+use crate::backend::{Backend, Size, Write};
 use crate::store::ProducerState;
 use crate::table::{self, Table};
 
@@ -85,8 +85,11 @@ impl<B: Backend> Engine<B> {
         let mut rest = &next[..];
         let mut forgotten = None;
         while !rest.is_empty() {
-            let bytes = rest.iter().map(|n| n.batch.payload.len()).sum();
-            let mut txn = self.begin(bytes, &mut scratch)?;
+            let size = Size {
+                rows: rest.iter().map(|n| n.batch.header.count as usize).sum(),
+                bytes: rest.iter().map(|n| n.batch.payload.len()).sum(),
+            };
+            let mut txn = self.begin(size, &mut scratch)?;
             let mut to_forget = None;
             let mut done = 0;
             for next in rest {
@@ -116,7 +119,7 @@ impl<B: Backend> Engine<B> {
     fn forget_in_steps(&self, scratch: &mut Scratch, total: &mut Applied) -> Result<(), table::Error> {
         let mut progress = Some(Progress::START);
         while let Some(at) = progress {
-            let mut txn = self.begin(0, scratch)?;
+            let mut txn = self.begin(STEP_SIZE, scratch)?;
             progress = txn.forget_step(at)?;
             merge_told(total, self.commit(txn)?);
         }

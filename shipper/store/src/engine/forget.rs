@@ -1,11 +1,11 @@
 //! Forgetting: what a `Forget` entry lets go, in bounded steps.
 
-use cfs_model::{Version, Vector};
+use cfs_model::{Vector, Version};
 use cfs_shipper_core::merge::Register;
 
 use super::head::{split_stream, vector_key};
 use super::txn::Txn;
-use crate::backend::{Scan, Write};
+use crate::backend::{Scan, Size, Write};
 use crate::lost;
 use crate::row::{InodeRow, NamedRow, inode_key, named_key};
 use crate::table::{Error, Table};
@@ -14,6 +14,9 @@ use crate::table::{Error, Table};
 const ROWS_PER_STEP: usize = if cfg!(test) { 2 } else { 2048 };
 /// A `Forget` with at most so many rows to look at is done in the transaction of its batch.
 const ROWS_AT_ONCE: u64 = if cfg!(test) { 6 } else { 4096 };
+
+/// What one step changes at most.
+pub(super) const STEP_SIZE: Size = Size { rows: ROWS_PER_STEP, bytes: 0 };
 
 /// How far a `Forget` is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use cfs_shipper_core::merge::{Dentry, Field, Inode, Malformed, Register, Xattr};
 use super::Engine;
 use super::head::{Phase, decode_producer, seen_at};
 use super::txn::Txn;
-use crate::backend::{Backend, Read, Write};
+use crate::backend::{Backend, Read, Size, Write};
 use crate::lost;
 use crate::row::{InodeRow, NamedRow, encode_inode, inode_key, named_key, split_key};
 use crate::snapshot::{Error, Item, Snapshot, TAG_END, TAG_HEAD, items};
@@ -20,6 +20,9 @@ use crate::table::{self, Table};
 const PROGRESS_KEY: &[u8] = b"snapshot";
 const HEAD: &[u8] = &[1];
 const END: &[u8] = &[2];
+
+/// A transaction that changes the head alone.
+const SMALL: Size = Size { rows: 1, bytes: 0 };
 
 const DAMAGED: Error = Error::Damaged("a row does not decode");
 
@@ -32,7 +35,7 @@ impl From<Malformed> for Error {
 impl<B: Backend> Engine<B> {
     pub(super) fn begin_install(&self) -> Result<(), Error> {
         let mut scratch = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut txn = self.begin(0, &mut scratch)?;
+        let mut txn = self.begin(SMALL, &mut scratch)?;
         for table in Table::ALL.into_iter().filter(|t| *t != Table::Meta) {
             if txn.tables.len(table)? != 0 {
                 return Err(Error::NotEmpty);
@@ -45,8 +48,9 @@ impl<B: Backend> Engine<B> {
 
     pub(super) fn install_part(&self, bytes: &[u8]) -> Result<(), Error> {
         let items = items(bytes)?;
+        let size = Size { rows: items.len(), bytes: bytes.len() };
         let mut scratch = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut txn = self.begin(bytes.len(), &mut scratch)?;
+        let mut txn = self.begin(size, &mut scratch)?;
         if txn.head.phase != Phase::Installing {
             return Err(Error::NotInstalling);
         }
@@ -59,7 +63,7 @@ impl<B: Backend> Engine<B> {
 
     pub(super) fn finish_install(&self) -> Result<Position, Error> {
         let mut scratch = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut txn = self.begin(0, &mut scratch)?;
+        let mut txn = self.begin(SMALL, &mut scratch)?;
         if txn.head.phase != Phase::Installing {
             return Err(Error::NotInstalling);
         }

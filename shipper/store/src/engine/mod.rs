@@ -20,6 +20,7 @@ use bytes::Bytes;
 use cfs_model::{StreamId, Vector};
 
 use crate::apply::{Applied, Decoded};
+use crate::backend::{Backend, Read};
 use crate::digest::{Digest, HISTORY, Recomputed};
 use crate::lmdb::{Lmdb, OpenError, Options};
 use crate::lost::{LostEvent, LostKey};
@@ -29,7 +30,6 @@ use crate::store::{Position, ProducerState, Store};
 use crate::structure::StructureReport;
 use crate::table::{Error, Table, Usage};
 use crate::view::{DentryView, InodeView};
-use crate::backend::{Backend, Read};
 use head::Head;
 use txn::Scratch;
 

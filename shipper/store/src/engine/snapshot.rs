@@ -80,13 +80,7 @@ fn copy_rows(
     Ok(next)
 }
 
-fn copy_row(
-    tables: &impl Read,
-    table: Table,
-    key: &[u8],
-    row: &[u8],
-    out: &mut Writer,
-) -> Result<(), table::Error> {
+fn copy_row(tables: &impl Read, table: Table, key: &[u8], row: &[u8], out: &mut Writer) -> Result<(), table::Error> {
     if REGISTERS.contains(&table) {
         let register = register_part(table, key, row)?;
         if !register.is_empty() {

@@ -13,7 +13,7 @@ use super::head::{
 };
 use super::{Engine, Producers};
 use crate::apply::Applied;
-use crate::backend::{Backend, Write};
+use crate::backend::{Backend, Size, Write};
 use crate::digest;
 use crate::store::ProducerState;
 use crate::table::{Error, Table};
@@ -110,13 +110,9 @@ impl<W: Write> Txn<'_, W> {
 }
 
 impl<B: Backend> Engine<B> {
-    /// Begins a transaction that changes about `bytes` of rows. The caller holds the writer's lock.
-    pub(super) fn begin<'e>(
-        &'e self,
-        bytes: usize,
-        scratch: &'e mut Scratch,
-    ) -> Result<Txn<'e, B::Writer<'e>>, Error> {
-        let tables = self.backend.write(bytes)?;
+    /// Begins a transaction of about this size. The caller holds the writer's lock.
+    pub(super) fn begin<'e>(&'e self, size: Size, scratch: &'e mut Scratch) -> Result<Txn<'e, B::Writer<'e>>, Error> {
+        let tables = self.backend.write(size)?;
         let head = self.live().head.clone();
         Ok(Txn { tables, head, scratch, told: Told::default(), moved: BTreeSet::new() })
     }

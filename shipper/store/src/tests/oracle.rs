@@ -21,7 +21,11 @@ struct Write {
 impl Write {
     fn covers(&self, other: &Self) -> bool {
         let (mine, theirs) = (self.version.stamp.stream(), other.version.stamp.stream());
-        if mine == theirs { self.version.lsn > other.version.lsn } else { self.seen.covers_entry(theirs, other.version.lsn) }
+        if mine == theirs {
+            self.version.lsn > other.version.lsn
+        } else {
+            self.seen.covers_entry(theirs, other.version.lsn)
+        }
     }
 }
 
@@ -182,8 +186,7 @@ impl Oracle {
     fn check_links(&self, store: &dyn Store, inode: u64) {
         let view = store.inode(inode).unwrap();
         let names = self.live_entries().filter(|entry| entry.2 == inode).count() as u64;
-        let is_directory =
-            matches!(view.as_ref().map(|v| &v.state), Some(State::Live { kind, .. }) if *kind == 4);
+        let is_directory = matches!(view.as_ref().map(|v| &v.state), Some(State::Live { kind, .. }) if *kind == 4);
         if is_directory {
             let below = self.live_entries().filter(|entry| entry.0 == inode && entry.3 == 4).count() as u64;
             assert_eq!(view.unwrap().nlink, 2 + below, "links of directory {inode}");
@@ -217,4 +220,3 @@ fn inode_of(register: &Register) -> u64 {
         Register::Field(inode, _) | Register::Dentry(inode, _) | Register::Xattr(inode, _) => *inode,
     }
 }
-
