@@ -142,13 +142,6 @@ impl Cluster {
         unreachable!("the last attempt returns or panics")
     }
 
-    /// Starts them in `dir`, which is the caller's.
-    pub(crate) fn up_in(dir: &Path) -> Self {
-        let cluster = Self { dir: dir.to_owned(), place: None };
-        cluster.dev(&["up"]).ok();
-        cluster
-    }
-
     /// `cfs dev VERB --dir ... REST`
     pub(crate) fn dev(&self, words: &[&str]) -> Said {
         let (verb, rest) = words.split_first().expect("a verb");

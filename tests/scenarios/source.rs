@@ -11,7 +11,7 @@ use cfs_model::op::StreamPosition;
 use cfs_model::{Epoch, Lsn, StreamId};
 use cfs_rpc::clock::RealClock;
 use cfs_rpc::identity::Role;
-use cfs_rpc::net::{Net, RealNet};
+use cfs_rpc::net::RealNet;
 use cfs_rpc::serve::{Admission, incoming};
 use cfs_rpc::tls::SharedTls;
 use cfs_rpc::v1::peer_server::{Peer, PeerServer};
@@ -242,8 +242,8 @@ async fn a_lying_source_is_refused() {
     let server = tokio::spawn(serve(liar, port, tls));
     for _ in 0..expected {
         let outcome = tokio::time::timeout(PATIENCE, told.recv()).await.expect("site-b dials again").expect("a session");
-        assert_eq!(outcome.durable_after, Lsn(10), "site-b took it: {outcome:?}");
-        assert!(outcome.ended, "site-b did not end the session: {outcome:?}");
+        assert_eq!(outcome.durable_after, Lsn(10), "site-b took {}", outcome.what);
+        assert!(outcome.ended, "site-b did not end the session after {}", outcome.what);
     }
     server.abort();
     let _ = server.await;

@@ -151,7 +151,7 @@ pub(crate) fn make_nasty(root: &Path) {
     sparse.set_len(1 << 40).unwrap();
     let huge = fs::File::create(at(b"huge")).unwrap();
     // As much as this file system allows.
-    (0..20).find(|shift| huge.set_len(i64::MAX as u64 >> shift).is_ok()).unwrap();
+    (0..30).find(|shift| huge.set_len(i64::MAX as u64 >> shift).is_ok()).unwrap();
     make_times(&at);
     make_modes(&at);
     // What is neither file nor directory.

@@ -140,7 +140,10 @@ fn first(at: &Place<'_>, node: &DiskNode, old: Option<Held>, elsewhere: &HashMap
                 let set = SetAttr { inode: node.inode, attributes: Some(attributes) };
                 changes.ops.push(Op { kind: Some(Kind::SetAttr(set)) });
             }
-            changed |= set_xattrs(node, &known.xattrs, &mut changes.ops);
+            // That begins a new life, which shows nothing of the extended attributes that it had before.
+            let begun_anew = !here && node.kind == InodeKind::Directory;
+            let shown = if begun_anew { &[][..] } else { &known.xattrs };
+            changed |= set_xattrs(node, shown, &mut changes.ops);
             changes.updated += u64::from(changed);
         }
         Some(known) => {
