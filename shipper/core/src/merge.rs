@@ -16,7 +16,7 @@ mod validate;
 
 use cfs_model::{Vector, Version};
 
-pub use effects::{Effects, effects};
+pub use effects::{Effects, XattrWrite, effects};
 pub use inode::{Inode, Slot};
 pub use register::{
     Dentry, Field, Life, Malformed, Register, VERSION_BYTES, Value, Xattr, decode_version, encode_version,

@@ -9,28 +9,24 @@ pub enum Scan {
     Stop,
 }
 
+/// A key and its value.
+pub type Row<'a> = (&'a [u8], &'a [u8]);
+
+/// Called with each row of a scan.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<Scan, Error> + 'a;
+
 /// A consistent view of all tables.
 pub trait Read {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>, Error>;
     /// The row with the greatest key at or below `key`.
-    fn at_or_below(&self, table: Table, key: &[u8]) -> Result<Option<(&[u8], &[u8])>, Error>;
+    fn at_or_below(&self, table: Table, key: &[u8]) -> Result<Option<Row<'_>>, Error>;
     /// Visits rows in order from the first key at or above `from`.
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<Scan, Error>,
-    ) -> Result<(), Error>;
+    fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error>;
     /// Number of rows.
     fn len(&self, table: Table) -> Result<u64, Error>;
 
     /// Visits rows whose key starts with `prefix`.
-    fn scan_prefix(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<Scan, Error>,
-    ) -> Result<(), Error> {
+    fn scan_prefix(&self, table: Table, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         self.scan(table, prefix, &mut |key, value| {
             if key.starts_with(prefix) { visit(key, value) } else { Ok(Scan::Stop) }
         })

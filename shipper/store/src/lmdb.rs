@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use heed::types::Bytes;
 use heed::{CommitOrAbort, DatabaseStat, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 
-use crate::backend::{Backend, Read, Scan, Size, Write};
+use crate::backend::{Backend, Read, Row, Scan, Size, Visit, Write};
 use crate::table::{Error, Table, Usage};
 
 type Rows = heed::Database<'static, Bytes, Bytes>;
@@ -260,15 +260,10 @@ macro_rules! read_tables {
             fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>, Error> {
                 Ok(self.tables[table as usize].get(&self.txn, key)?)
             }
-            fn at_or_below(&self, table: Table, key: &[u8]) -> Result<Option<(&[u8], &[u8])>, Error> {
+            fn at_or_below(&self, table: Table, key: &[u8]) -> Result<Option<Row<'_>>, Error> {
                 Ok(self.tables[table as usize].get_lower_than_or_equal_to(&self.txn, key)?)
             }
-            fn scan(
-                &self,
-                table: Table,
-                from: &[u8],
-                visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<Scan, Error>,
-            ) -> Result<(), Error> {
+            fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
                 // LMDB knows no empty key.
                 let start = if from.is_empty() { Bound::Unbounded } else { Bound::Included(from) };
                 let range = (start, Bound::Unbounded);

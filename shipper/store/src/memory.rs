@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::backend::{Backend, Read, Scan, Size, Write};
+use crate::backend::{Backend, Read, Row, Scan, Size, Visit, Write};
 use crate::table::{Error, Table, Usage};
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -58,17 +58,12 @@ fn get<'a>(tables: &'a Tables, table: Table, key: &[u8]) -> Option<&'a [u8]> {
     tables[table as usize].get(key).map(Vec::as_slice)
 }
 
-fn at_or_below<'a>(tables: &'a Tables, table: Table, key: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+fn at_or_below<'a>(tables: &'a Tables, table: Table, key: &[u8]) -> Option<Row<'a>> {
     let upto = (Bound::Unbounded, Bound::Included(key));
     tables[table as usize].range::<[u8], _>(upto).next_back().map(|(k, v)| (k.as_slice(), v.as_slice()))
 }
 
-fn scan(
-    tables: &Tables,
-    table: Table,
-    from: &[u8],
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<Scan, Error>,
-) -> Result<(), Error> {
+fn scan(tables: &Tables, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
     for (key, value) in tables[table as usize].range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
         if visit(key, value)? == Scan::Stop {
             break;
@@ -83,15 +78,10 @@ macro_rules! read_tables {
             fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>, Error> {
                 Ok(get(&self.$field, table, key))
             }
-            fn at_or_below(&self, table: Table, key: &[u8]) -> Result<Option<(&[u8], &[u8])>, Error> {
+            fn at_or_below(&self, table: Table, key: &[u8]) -> Result<Option<Row<'_>>, Error> {
                 Ok(at_or_below(&self.$field, table, key))
             }
-            fn scan(
-                &self,
-                table: Table,
-                from: &[u8],
-                visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<Scan, Error>,
-            ) -> Result<(), Error> {
+            fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
                 scan(&self.$field, table, from, visit)
             }
             fn len(&self, table: Table) -> Result<u64, Error> {

@@ -7,6 +7,9 @@ use super::inode::Inode;
 use super::register::{Field, Life, Value};
 use super::validate::{Invalid, validate};
 
+/// Inode, name, and the value, or `None` for no value any more.
+pub type XattrWrite<'a> = (u64, &'a [u8], Option<&'a [u8]>);
+
 /// The registers that one operation writes, each at most once, all with the version of its entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Effects<'a> {
@@ -16,8 +19,8 @@ pub struct Effects<'a> {
     pub named: Option<(u64, &'a [u8], (u64, u8))>,
     /// The fields of an inode that are written.
     pub inode: Option<(u64, Inode<'a>)>,
-    /// The extended attribute `(inode, name)` that gets a value or, with `None`, goes.
-    pub xattr: Option<(u64, &'a [u8], Option<&'a [u8]>)>,
+    /// The extended attribute that is written.
+    pub xattr: Option<XattrWrite<'a>>,
     /// How far tombstones may be forgotten.
     pub forget: Option<&'a [StreamPosition]>,
 }

@@ -92,24 +92,22 @@ fn xattrs(tables: &impl Read, number: u64, inode: &Inode<'_>) -> Result<Vec<Xatt
     let mut out = Vec::new();
     tables.scan_prefix(Table::Xattrs, &inode_key(number), &mut |key, row| {
         let held = NamedRow::decode(Table::Xattrs, key, row)?.xattr(key)?;
-        if let Some((x, value)) = held.and_then(|x| Some((x, x.value?))) {
-            if inode.shows(&x.version) {
-                let (_, name) = split_key(Table::Xattrs, key)?;
-                out.push(XattrView { name: name.to_vec(), value: value.to_vec(), version: x.version });
-            }
+        if let Some((x, value)) = held.and_then(|x| Some((x, x.value?)))
+            && inode.shows(&x.version)
+        {
+            let (_, name) = split_key(Table::Xattrs, key)?;
+            out.push(XattrView { name: name.to_vec(), value: value.to_vec(), version: x.version });
         }
         Ok(Scan::More)
     })?;
     Ok(out)
 }
 
+/// Called with the name of a live entry, the entry, and the inode and kind that it points to.
+type VisitEntry<'a> = dyn FnMut(&[u8], &Dentry, (u64, u8)) -> Result<Scan, Error> + 'a;
+
 /// Visits the live entries of a directory after a name.
-fn for_entries(
-    tables: &impl Read,
-    parent: u64,
-    after: Option<&[u8]>,
-    visit: &mut dyn FnMut(&[u8], &Dentry, (u64, u8)) -> Result<Scan, Error>,
-) -> Result<(), Error> {
+fn for_entries(tables: &impl Read, parent: u64, after: Option<&[u8]>, visit: &mut VisitEntry<'_>) -> Result<(), Error> {
     let mut from = Vec::new();
     named_key(parent, after.unwrap_or_default(), &mut from);
     if after.is_some() {

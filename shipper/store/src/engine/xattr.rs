@@ -82,10 +82,10 @@ impl<W: Write> Txn<'_, W> {
     pub(super) fn hide_xattrs(&mut self, inode: u64, now: &Inode<'_>) -> Result<(), Error> {
         let mut hidden = Vec::new();
         self.tables.scan_prefix(TABLE, &inode_key(inode), &mut |key, row| {
-            if let Some(xattr) = NamedRow::decode(TABLE, key, row)?.xattr(key)? {
-                if !now.shows(&xattr.version) {
-                    hidden.push((key.to_vec(), row.to_vec(), xattr.version));
-                }
+            if let Some(xattr) = NamedRow::decode(TABLE, key, row)?.xattr(key)?
+                && !now.shows(&xattr.version)
+            {
+                hidden.push((key.to_vec(), row.to_vec(), xattr.version));
             }
             Ok(Scan::More)
         })?;
