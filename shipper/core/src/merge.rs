@@ -10,6 +10,7 @@
 //! starts above every stamp its writer has seen, so a covering write also has the later stamp.
 
 mod effects;
+mod field;
 mod inode;
 mod register;
 mod validate;
@@ -17,10 +18,9 @@ mod validate;
 use cfs_model::{Vector, Version};
 
 pub use effects::{Effects, XattrWrite, effects};
+pub use field::{Field, Life, Value};
 pub use inode::{Inode, Slot};
-pub use register::{
-    Dentry, Field, Life, Malformed, Register, VERSION_BYTES, Value, Xattr, decode_version, encode_version,
-};
+pub use register::{Dentry, Malformed, Register, VERSION_BYTES, Xattr, decode_version, encode_version};
 pub use validate::{Invalid, ROOT_NAME, validate};
 
 /// A write that is being merged, and what its writer had seen.

@@ -32,7 +32,7 @@ fn operation(i: u64) -> Op {
     });
     let parent = 1 + i / FILES_PER_DIRECTORY * FILES_PER_DIRECTORY;
     let inode = i + 2;
-    let kind = if i % FILES_PER_DIRECTORY == 0 {
+    let kind = if i.is_multiple_of(FILES_PER_DIRECTORY) {
         Kind::Mkdir(Mkdir { parent: 1, name: format!("directory-{i:012}").into(), inode, attributes })
     } else {
         let name = format!("file-with-a-longish-name-{i:012}").into();

@@ -19,7 +19,7 @@ pub struct Decoded {
     pub payload: Bytes,
 }
 
-/// What applying has changed.
+/// What applying has changed. What a call had committed before it failed is told by the next one that succeeds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Applied {
     /// How many batches were new.

@@ -10,10 +10,10 @@ pub enum Scan {
 }
 
 /// A key and its value.
-pub type Row<'a> = (&'a [u8], &'a [u8]);
+pub(crate) type Row<'a> = (&'a [u8], &'a [u8]);
 
 /// Called with each row of a scan.
-pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<Scan, Error> + 'a;
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<Scan, Error> + 'a;
 
 /// A consistent view of all tables.
 pub trait Read {

@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
 use std::ops::Bound;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use heed::types::Bytes;
@@ -17,8 +17,10 @@ type Rows = heed::Database<'static, Bytes, Bytes>;
 /// The format that this version writes, and the only one it reads.
 pub const FORMAT: u32 = 1;
 const FORMAT_KEY: &[u8] = b"format";
-/// More threads than ever read at once; LMDB's table of readers has this many lines of 64 bytes.
+/// More threads than ever read at once.
 const MAX_READERS: u32 = 512;
+/// LMDB's table of readers: a line of 64 bytes for each, and a head.
+const LOCK_FILE_BYTES: u64 = 40 * 1024;
 /// Room that a transaction finds beyond what is in use, at most.
 const MAX_MARGIN_BYTES: u64 = 256 * 1024 * 1024;
 /// Changed pages are copied. An entry at a place of its own changes a page of inodes, one of entries, and some above;
@@ -113,12 +115,24 @@ fn open_env(path: &Path, map_bytes: usize) -> Result<Env<WithoutTls>, heed::Erro
     }
 }
 
+/// Makes LMDB's lock file in full. LMDB would make it sparse and write it through a map: on a full disk the first reader
+/// on a new page of it would be killed. Never touches the file of a store that is open, whose locks that would drop.
+fn reserve_lock_file(path: &Path) -> std::io::Result<()> {
+    let path = path.join("lock.mdb");
+    if fs::metadata(&path).is_ok_and(|meta| meta.len() >= LOCK_FILE_BYTES) {
+        return Ok(());
+    }
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, LOCK_FILE_BYTES)?)
+}
+
 impl Lmdb {
     pub(crate) fn open(options: &Options) -> Result<Self, OpenError> {
         let path = &options.path;
         let directory = |source| OpenError::Directory { path: path.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(directory)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(directory)?;
+        reserve_lock_file(path).map_err(directory)?;
         let page = 64 * 1024;
         let map_bytes = options.map_bytes.max(page).next_multiple_of(page);
         let env = open_env(path, usize::try_from(map_bytes).unwrap_or(usize::MAX & !0xffff)).map_err(|e| match e {

@@ -45,7 +45,7 @@ fn operation(lsn: u64) -> Op {
                 device: 0,
             }),
             1 => Kind::SetXattr(SetXattr { inode: number, name, value: Bytes::from_static(b"value") }),
-            _ => Kind::Unlink(Unlink { parent: 1, name, inode: number, last: lsn % 2 == 0 }),
+            _ => Kind::Unlink(Unlink { parent: 1, name, inode: number, last: lsn.is_multiple_of(2) }),
         }
     };
     Op { kind: Some(kind) }
@@ -116,10 +116,10 @@ fn run_and_kill(dir: &Path, lifetime: Duration) -> u64 {
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    if let [_, mode, dir] = &args[..] {
-        if mode == "writer" {
-            return write_for_ever(Path::new(dir));
-        }
+    if let [_, mode, dir] = &args[..]
+        && mode == "writer"
+    {
+        return write_for_ever(Path::new(dir));
     }
     let dir = tempfile::tempdir().unwrap();
     let mut reached = 0;
@@ -131,7 +131,7 @@ fn main() {
         assert!(applied >= reported.max(reached), "invariant 6: at {applied}, {reported} had been reported");
         assert_eq!(applied % ENTRIES_PER_BATCH, 0, "cursors stand at ends of batches");
         let call = ENTRIES_PER_BATCH * BATCHES_AT_ONCE as u64;
-        let whole = (applied - reached) % call == 0;
+        let whole = (applied - reached).is_multiple_of(call);
         assert!(whole || forgets_between(reached, applied + call), "the batches of one call are one transaction");
         assert!(store.recompute_digest().unwrap().agrees(), "invariant 5: the running digest is the registers'");
         reached = applied;

@@ -144,6 +144,10 @@ fn a_full_disk_is_refused_and_survived() {
     assert!(matches!(error, Error::NoSpace), "{error:?}");
     assert_eq!(store.read_dir(1, None, usize::MAX).unwrap().len() as u64, reached);
     assert!(store.recompute_digest().unwrap().agrees());
+    drop(store);
+    let store = HeedStore::open(&options(&path, 1 << 30)).unwrap();
+    assert_eq!(store.position().applied.get(STREAM).0, reached, "it opens on a full disk");
+    readable_by_many(&store);
     mount.resize("16m");
     for _ in 0..20 {
         store.apply(&[next_batch(&store, 100)]).unwrap();
@@ -153,6 +157,19 @@ fn a_full_disk_is_refused_and_survived() {
     assert_eq!(store.position().applied.get(STREAM).0, reached + 2000);
     assert!(store.recompute_digest().unwrap().agrees());
     drop(store);
+}
+
+/// Every reader has a line in LMDB's lock file, which must be there although the disk is full.
+fn readable_by_many(store: &HeedStore) {
+    let barrier = std::sync::Barrier::new(300);
+    std::thread::scope(|scope| {
+        for _ in 0..300 {
+            scope.spawn(|| {
+                barrier.wait();
+                assert!(!store.read_dir(1, None, 100).unwrap().is_empty());
+            });
+        }
+    });
 }
 
 struct Mount<'a>(&'a Path);

@@ -3,8 +3,8 @@
 use cfs_model::Version;
 use cfs_model::op::{Attributes, InodeKind, Op, StreamPosition, Time, op::Kind};
 
+use super::field::{Field, Life, Value};
 use super::inode::Inode;
-use super::register::{Field, Life, Value};
 use super::validate::{Invalid, validate};
 
 /// Inode, name, and the value, or `None` for no value any more.

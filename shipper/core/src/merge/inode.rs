@@ -3,7 +3,8 @@
 use bytes::BufMut;
 use cfs_model::{Vector, Version};
 
-use super::register::{Field, Life, Malformed, VERSION_BYTES, Value, decode_version, encode_version};
+use super::field::{Field, Life, Value};
+use super::register::{Malformed, VERSION_BYTES, decode_version, encode_version};
 
 /// One field's value and the entry that wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

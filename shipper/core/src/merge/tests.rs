@@ -96,7 +96,7 @@ fn the_encoding_of_a_create_is_this() {
 
 fn any_value(field: Field, n: u64, bytes: &[u8]) -> Value<'_> {
     match field {
-        Field::Life if n % 3 == 0 => Value::Life(Life::Removed),
+        Field::Life if n.is_multiple_of(3) => Value::Life(Life::Removed),
         Field::Life => Value::Life(Life::Live { kind: n as u8, device: n, target: bytes }),
         Field::Mtime | Field::Ctime => Value::Time { seconds: n as i64, nanos: n as u32 },
         Field::Extents => Value::Bytes(bytes),

@@ -81,15 +81,30 @@ impl<B: Backend> Engine<B> {
             }
             plan(&live.head, batches)?
         };
-        let mut total = Applied::default();
-        let mut rest = &next[..];
+        let mut total = std::mem::take(&mut scratch.untold);
+        match self.apply_in_transactions(&next, &mut scratch, &mut total) {
+            Ok(()) => Ok(total),
+            Err(error) => {
+                scratch.untold = total;
+                Err(error)
+            }
+        }
+    }
+
+    /// One transaction, or more when a batch forgets more than fits in one.
+    fn apply_in_transactions(
+        &self,
+        mut rest: &[Next<'_>],
+        scratch: &mut Scratch,
+        total: &mut Applied,
+    ) -> Result<(), Error> {
         let mut forgotten = None;
         while !rest.is_empty() {
             let size = Size {
                 rows: rest.iter().map(|n| n.batch.header.count as usize).sum(),
                 bytes: rest.iter().map(|n| n.batch.payload.len()).sum(),
             };
-            let mut txn = self.begin(size, &mut scratch)?;
+            let mut txn = self.begin(size, scratch)?;
             let mut to_forget = None;
             let mut done = 0;
             for next in rest {
@@ -105,14 +120,14 @@ impl<B: Backend> Engine<B> {
                 txn.head.forgotten = vector.clone();
                 txn.head.phase = Phase::Forgetting;
             }
-            merge_told(&mut total, self.commit(txn)?);
+            merge_told(total, self.commit(txn)?);
             rest = &rest[done..];
             if to_forget.is_some() {
-                self.forget_in_steps(&mut scratch, &mut total)?;
+                self.forget_in_steps(scratch, total)?;
             }
             forgotten = to_forget;
         }
-        Ok(total)
+        Ok(())
     }
 
     /// Removes what `head.forgotten` lets go, a bounded number of rows in each transaction.

@@ -7,10 +7,12 @@ mod head;
 mod inode;
 mod install;
 mod lost;
+mod paths;
 mod read;
 mod snapshot;
 mod structure;
 mod txn;
+mod verify;
 mod xattr;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -146,7 +148,7 @@ impl<B: Backend> Store for Engine<B> {
     }
 
     fn paths(&self, inode: u64, limit: usize) -> Result<Vec<Vec<u8>>, Error> {
-        read::paths(&self.backend.read()?, inode, limit)
+        paths::paths(&self.backend.read()?, inode, limit)
     }
 
     fn digest(&self) -> Digest {
@@ -159,11 +161,11 @@ impl<B: Backend> Store for Engine<B> {
     }
 
     fn recompute_digest(&self) -> Result<Recomputed, Error> {
-        read::recompute(&self.backend.read()?)
+        verify::recompute(&self.backend.read()?)
     }
 
     fn bucket_inodes(&self, bucket: u16, after: Option<u64>, limit: usize) -> Result<Vec<(u64, u128)>, Error> {
-        read::bucket_inodes(&self.backend.read()?, bucket, after, limit)
+        verify::bucket_inodes(&self.backend.read()?, bucket, after, limit)
     }
 
     fn structure(&self, limit: usize) -> Result<StructureReport, Error> {

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::head::{END_KEY, Phase, encode_vector};
-use super::read::{REGISTERS, register_part};
+use super::verify::{REGISTERS, register_part};
 use crate::backend::{Backend, Read, Scan};
 use crate::lost;
 use crate::row::{InodeRow, NamedRow, split_key};

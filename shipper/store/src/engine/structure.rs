@@ -2,7 +2,8 @@
 
 use cfs_shipper_core::merge::{Field, Life};
 
-use super::read::{is_directory, names, reaches_root};
+use super::paths::{names, reaches_root};
+use super::read::is_directory;
 use crate::backend::{Read, Scan};
 use crate::row::{InodeRow, NamedRow, inode_key, split_key};
 use crate::structure::StructureReport;

@@ -25,6 +25,8 @@ pub(super) struct Scratch {
     pub(super) value: Vec<u8>,
     pub(super) existing: Vec<u8>,
     hash: Vec<u8>,
+    /// What a call that failed had committed before: the next one tells it.
+    pub(super) untold: Applied,
 }
 
 /// What a transaction tells once it is committed.

@@ -52,10 +52,15 @@ impl Pair {
 
     /// Closes the store on disk and opens it again: nothing may change by that.
     pub(super) fn restart(&mut self) {
-        let before = (self.disk().position(), self.disk().digest(), self.disk().producers());
+        let known = |store: &HeedStore| {
+            let position = store.position();
+            let streams: Vec<_> = position.applied.iter().map(|(stream, _)| store.vector_in_effect(stream)).collect();
+            (position, streams, store.digest(), store.producers())
+        };
+        let before = known(self.disk());
         self.disk = None;
         let disk = open(self.dir.path());
-        assert_eq!(before, (disk.position(), disk.digest(), disk.producers()));
+        assert_eq!(before, known(&disk));
         self.disk = Some(disk);
     }
 
