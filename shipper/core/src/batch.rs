@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::caps::{MAX_BATCH_ENCODED_BYTES, MAX_BATCH_ENTRIES, MAX_BATCH_RAW_BYTES};
 use crate::codec::{self, Codec};
+use crate::payload::{self, Entries};
 
 /// First bytes of every batch.
 pub const MAGIC: [u8; 4] = *b"CFSB";
@@ -115,6 +116,25 @@ pub enum Error {
     /// The codec is unknown or the payload does not decompress.
     #[error(transparent)]
     Codec(#[from] codec::Error),
+}
+
+/// Why a batch could never be applied, although its checksums fit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// It is no batch, or does not decompress.
+    #[error(transparent)]
+    Batch(#[from] Error),
+    /// The payload is not a run of entries.
+    #[error(transparent)]
+    Payload(#[from] payload::Error),
+    /// The payload holds more or fewer entries than the header says.
+    #[error("it holds {found} entries or more, its header says {claimed}")]
+    Count {
+        /// Entries found before the check ended.
+        found: usize,
+        /// What the header says.
+        claimed: u32,
+    },
 }
 
 impl Header {
@@ -306,6 +326,18 @@ impl Batch {
             Codec::None => Ok(payload),
             codec => Ok(codec.decompress(&payload, self.header.raw_len as usize)?.into()),
         }
+    }
+
+    /// Checks what the checksums do not show: that the payload decompresses to its claimed length and holds as many
+    /// entries as the header says. A batch that fails could never be applied, so it must not reach a journal.
+    pub fn check_payload(&self) -> Result<(), Unusable> {
+        let claimed = self.header.count;
+        let mut found = 0;
+        for entry in Entries::new(self.decompress()?).take(claimed as usize + 1) {
+            entry?;
+            found += 1;
+        }
+        if found == claimed as usize { Ok(()) } else { Err(Unusable::Count { found, claimed }) }
     }
 }
 

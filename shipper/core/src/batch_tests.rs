@@ -91,3 +91,28 @@ proptest! {
         prop_assert!(Batch::decode(&bytes.into()).is_err());
     }
 }
+
+/// Invariant 10: what cannot be applied is found out before it is stored, at no more cost than the cap.
+#[test]
+fn a_payload_that_could_never_be_applied_is_found_out() {
+    let entries = |count: u64| {
+        let mut builder = crate::payload::Builder::default();
+        (1..=count).for_each(|seq| builder.push(&Bytes::from_static(b"p"), seq, b"an operation"));
+        builder.finish()
+    };
+    let checked = |raw: &[u8]| Batch::build(header(), raw, &mut Vec::new()).unwrap().check_payload();
+    assert_eq!(checked(&entries(3)), Ok(()));
+    assert_eq!(checked(&entries(2)), Err(Unusable::Count { found: 2, claimed: 3 }));
+    assert_eq!(checked(&entries(4)), Err(Unusable::Count { found: 4, claimed: 3 }));
+    assert!(matches!(checked(&b"no entries".repeat(20)), Err(Unusable::Payload(_))));
+    // The checksum fits, the length does not.
+    let mut bomb = Vec::new();
+    Codec::Lz4.compress(&vec![0; crate::caps::MAX_BATCH_RAW_BYTES], &mut bomb).unwrap();
+    let claims =
+        Header { raw_len: 100_000, encoded_len: bomb.len() as u32, payload_checksum: xxh3_64(&bomb), ..header() };
+    let mut bytes = Vec::new();
+    claims.encode(&mut bytes);
+    bytes.extend_from_slice(&bomb);
+    let batch = Batch::decode(&bytes.into()).unwrap();
+    assert_eq!(batch.check_payload(), Err(Error::Codec(codec::Error::Corrupt(100_000)).into()));
+}

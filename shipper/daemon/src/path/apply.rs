@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cfs_journal::Reader;
-use cfs_model::{StreamId, Vector};
+use cfs_model::{Lsn, StreamId, Vector};
 use cfs_shipper_core::batch::Batch;
 use cfs_shipper_core::caps::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_ENTRIES};
 use cfs_shipper_core::pending::{self, Next};
@@ -69,6 +69,7 @@ impl Apply {
     fn read(&mut self) -> Result<(), StreamId> {
         let applied = self.node.store.position().applied;
         for stream in self.node.journal.streams() {
+            self.catch_up_with_the_store(stream, applied.get(stream));
             let cursor = self.node.positions.cursor(stream);
             let feed = match self.feeds.get_mut(&stream) {
                 Some(feed) => feed,
@@ -92,6 +93,16 @@ impl Apply {
             }
         }
         Ok(())
+    }
+
+    /// A journal that lost its tail has less than the store, which applied it before. As the tail comes back, it counts
+    /// as applied without being applied again.
+    fn catch_up_with_the_store(&self, stream: StreamId, applied: Lsn) {
+        let cursor = self.node.positions.cursor(stream);
+        if cursor.applied() < applied.min(cursor.durable()) {
+            self.node.positions.applied(stream, applied);
+            self.node.signals.applied.bump();
+        }
     }
 
     fn unreadable(&self, stream: StreamId, error: &dyn std::fmt::Display) {

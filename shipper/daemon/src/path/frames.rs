@@ -59,14 +59,15 @@ pub(crate) fn check_hello(node: &Node, hello: &v1::PeerHello, certified: &cfs_mo
     Ok(())
 }
 
-/// Splits a message into batches, each with its checksums verified; their number is bounded.
-pub(crate) fn split(mut bytes: bytes::Bytes) -> Result<Vec<Batch>, batch::Error> {
+/// Splits a message into batches, each with its checksums and its payload verified; their number is bounded.
+pub(crate) fn split(mut bytes: bytes::Bytes) -> Result<Vec<Batch>, batch::Unusable> {
     let mut batches = Vec::new();
     while !bytes.is_empty() {
         if batches.len() == MAX_BATCHES_PER_FRAME {
-            return Err(batch::Error::Range("number in a message"));
+            return Err(batch::Error::Range("number in a message").into());
         }
         let batch = Batch::decode(&bytes)?;
+        batch.check_payload()?;
         let len = batch.bytes().len();
         bytes = bytes.slice(len..);
         batches.push(batch);
