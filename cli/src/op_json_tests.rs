@@ -1,7 +1,9 @@
-use cfs_model::op::Attributes;
+use bytes::Bytes;
+use cfs_model::op::{self, Attributes, op::Kind};
 use proptest::option::of;
 use proptest::prelude::*;
 
+use super::read::time_from_json;
 use super::*;
 
 fn bytes() -> impl Strategy<Value = Bytes> {

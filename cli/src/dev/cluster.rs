@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ports::{self, Ports};
 use super::process::{self, Process};
-use super::{layout, ready};
+use super::{Error, layout};
 
 /// Name of the record in the cluster's directory.
 pub(super) const RECORD: &str = "dev.json";
@@ -20,70 +20,6 @@ const LOCK: &str = "dev.lock";
 const SCHEMA: &str = "cfs.dev/1";
 /// How long a shipper may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
-
-/// What went wrong with a cluster.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// There is none.
-    #[error("{dir} holds no cluster: make one with `cfs dev up --dir {dir}`", dir = dir.display())]
-    Missing {
-        /// Where it was looked for.
-        dir: PathBuf,
-    },
-    /// The directory holds something else.
-    #[error("{dir} is not empty and holds no {RECORD}: choose another directory, nothing there was touched", dir = dir.display())]
-    Foreign {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// The record is damaged or of another version.
-    #[error("{path} does not read ({why}): stop its processes by hand and remove the directory", path = path.display())]
-    Record {
-        /// The record.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The cluster has other sites.
-    #[error("the cluster in {dir} has the sites {have}: leave out --sites, or choose another directory", dir = dir.display())]
-    OtherSites {
-        /// The directory.
-        dir: PathBuf,
-        /// Its sites.
-        have: String,
-    },
-    /// No such site.
-    #[error("site {name:?} is unknown: this cluster has {have}")]
-    NoSite {
-        /// The name given.
-        name: String,
-        /// The sites there are.
-        have: String,
-    },
-    /// The names given cannot be a cluster.
-    #[error("{0}")]
-    Sites(String),
-    /// A file could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// No ports.
-    #[error(transparent)]
-    Ports(#[from] ports::Error),
-    /// Certificates or configuration could not be made.
-    #[error(transparent)]
-    Layout(#[from] layout::Error),
-    /// A process could not be started or ended.
-    #[error(transparent)]
-    Process(#[from] process::Error),
-    /// Not every site became ready.
-    #[error(transparent)]
-    NotReady(#[from] ready::Error),
-}
 
 /// One site as it was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

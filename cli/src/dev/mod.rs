@@ -5,13 +5,15 @@
 //! and incarnations, through the same service that a control process uses.
 
 mod cluster;
+mod error;
 mod govern;
 mod layout;
 mod ports;
 mod process;
 mod ready;
 
-pub use cluster::{Cluster, Error, Site};
+pub use cluster::{Cluster, Site};
+pub use error::Error;
 pub use ports::Ports;
 pub use process::Process;
 pub use ready::Readiness;

@@ -8,7 +8,7 @@ use cfs_rpc::v1::{GovernorState, StatusReply, StatusRequest};
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 
-use super::cluster::{self, Cluster};
+use super::cluster::Cluster;
 use super::govern;
 use crate::client;
 
@@ -49,8 +49,8 @@ impl Cluster {
     /// every peer that runs is heard.
     ///
     /// # Errors
-    /// After 20 s, or as soon as a process has ended: [`cluster::Error::NotReady`].
-    pub async fn make_ready(&mut self, indices: &[usize]) -> Result<Vec<Readiness>, cluster::Error> {
+    /// After 20 s, or as soon as a process has ended: [`super::Error::NotReady`].
+    pub async fn make_ready(&mut self, indices: &[usize]) -> Result<Vec<Readiness>, super::Error> {
         let new = |index: &usize| Progress {
             index: *index,
             channel: None,
@@ -185,11 +185,11 @@ enum Stop {
     /// It may pass.
     Later(String),
     /// It will not.
-    Failed(cluster::Error),
+    Failed(super::Error),
 }
 
-impl From<cluster::Error> for Stop {
-    fn from(error: cluster::Error) -> Self {
+impl From<super::Error> for Stop {
+    fn from(error: super::Error) -> Self {
         Self::Failed(error)
     }
 }
