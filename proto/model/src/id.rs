@@ -152,11 +152,9 @@ impl FromStr for Epoch {
         let counter = |t: &str| t.parse::<u64>().ok().filter(|c| *c <= COUNTER_MASK).ok_or_else(bad);
         match parts.as_slice() {
             [c] => Ok(Self::new(0, SiteId(0), counter(c)?)),
-            [g, s, c] => Ok(Self::new(
-                g.parse().map_err(|_| bad())?,
-                SiteId(s.parse().map_err(|_| bad())?),
-                counter(c)?,
-            )),
+            [g, s, c] => {
+                Ok(Self::new(g.parse().map_err(|_| bad())?, SiteId(s.parse().map_err(|_| bad())?), counter(c)?))
+            }
             _ => Err(bad()),
         }
     }

@@ -180,9 +180,7 @@ impl Serialize for Vector {
 impl<'de> Deserialize<'de> for Vector {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let map = BTreeMap::<String, u64>::deserialize(deserializer)?;
-        map.into_iter()
-            .map(|(stream, lsn)| Ok((stream.parse().map_err(serde::de::Error::custom)?, Lsn(lsn))))
-            .collect()
+        map.into_iter().map(|(stream, lsn)| Ok((stream.parse().map_err(serde::de::Error::custom)?, Lsn(lsn)))).collect()
     }
 }
 

@@ -6,20 +6,22 @@ use cfs_model::Lsn;
 
 use crate::caps::MAX_LAG_MARKS;
 
-/// Remembers when positions of one stream became known, with a resolution that halves as it fills, so that it covers
-/// any time in bounded memory.
+/// Marks are at least this many times closer together than they are old.
+const COARSENESS: u64 = 16;
+
+/// Remembers when positions of one stream became known: to the millisecond lately, coarser the longer ago, so that it
+/// covers any time in bounded memory.
 #[derive(Debug, Clone)]
 pub struct Timeline {
     /// (first position that became known at that time or later, boot time in ms), in order.
     marks: VecDeque<(Lsn, u64)>,
     end: Lsn,
-    resolution_ms: u64,
 }
 
 impl Timeline {
     /// A timeline that knows nothing before `end`, which became known at `now_ms`.
     pub const fn new(end: Lsn) -> Self {
-        Self { marks: VecDeque::new(), end, resolution_ms: 1 }
+        Self { marks: VecDeque::new(), end }
     }
 
     /// The stream is now known to reach `end`.
@@ -27,17 +29,27 @@ impl Timeline {
         if end <= self.end {
             return;
         }
-        if self.marks.back().is_none_or(|(_, at)| now_ms.saturating_sub(*at) >= self.resolution_ms) {
+        if self.marks.back().is_none_or(|(_, at)| now_ms > *at) {
             self.marks.push_back((self.end.next(), now_ms));
         }
         self.end = end;
         if self.marks.len() > MAX_LAG_MARKS {
-            let mut index = 0;
-            self.marks.retain(|_| {
-                index += 1;
-                index % 2 == 1
-            });
-            self.resolution_ms = self.resolution_ms.saturating_mul(2);
+            self.thin_out(now_ms);
+        }
+    }
+
+    /// Drops marks whose neighbours are closer together than a sixteenth of their age.
+    fn thin_out(&mut self, now_ms: u64) {
+        let marks = std::mem::take(&mut self.marks);
+        for (index, mark) in marks.iter().enumerate() {
+            let close = self
+                .marks
+                .back()
+                .zip(marks.get(index + 1))
+                .is_some_and(|(before, after)| (after.1 - before.1) * COARSENESS < now_ms.saturating_sub(after.1));
+            if !close {
+                self.marks.push_back(*mark);
+            }
         }
     }
 
@@ -46,8 +58,9 @@ impl Timeline {
         self.end
     }
 
-    /// Age in ms of the oldest entry after `applied`; 0 if there is none. Never too small; too large by at most the
-    /// resolution. Entries known before this timeline began count from its first mark.
+    /// Age in ms of the oldest entry after `applied`; 0 if there is none. Never too small, and too large by a sixteenth at
+    /// most. Entries known before this
+    /// timeline began count from its first mark.
     pub fn age_ms(&self, applied: Lsn, now_ms: u64) -> u64 {
         if applied >= self.end {
             return 0;
@@ -56,17 +69,6 @@ impl Timeline {
         let upto = self.marks.partition_point(|(first, _)| *first <= next);
         let mark = self.marks.get(upto.saturating_sub(1));
         mark.map_or(0, |(_, at)| now_ms.saturating_sub(*at))
-    }
-
-    /// Drops what every reader has applied.
-    pub fn forget_through(&mut self, applied: Lsn) {
-        while self.marks.len() > 1 && self.marks[1].0 <= applied.next() {
-            self.marks.pop_front();
-        }
-        if applied >= self.end {
-            self.marks.clear();
-            self.resolution_ms = 1;
-        }
     }
 }
 
@@ -82,9 +84,6 @@ mod tests {
         assert_eq!(line.age_ms(Lsn(20), 900), 0, "caught up, however long ago");
         assert_eq!(line.age_ms(Lsn(10), 900), 700);
         assert_eq!(line.age_ms(Lsn(9), 900), 800);
-        line.forget_through(Lsn(10));
-        assert_eq!(line.age_ms(Lsn(10), 900), 700);
-        line.forget_through(Lsn(20));
         line.advance(Lsn(21), 1000);
         assert_eq!(line.age_ms(Lsn(20), 1001), 1);
     }
@@ -96,10 +95,11 @@ mod tests {
             line.advance(Lsn(i), i * 3);
             assert!(line.marks.len() <= MAX_LAG_MARKS);
         }
-        for applied in [0u64, 1, 17, 50_000, 99_998] {
-            let exact = 300_000 - (applied + 1) * 3;
-            let age = line.age_ms(Lsn(applied), 300_000);
-            assert!(age >= exact && age <= exact + 2 * line.resolution_ms, "{applied}: {age}, exactly {exact}");
+        let now_ms = 300_000;
+        for applied in [0u64, 1, 17, 50_000, 90_000, 99_700, 99_998] {
+            let exact = now_ms - (applied + 1) * 3;
+            let age = line.age_ms(Lsn(applied), now_ms);
+            assert!(age >= exact && age <= exact + exact / COARSENESS + 3, "{applied}: {age}, exactly {exact}");
         }
     }
 }

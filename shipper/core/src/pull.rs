@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cfs_model::{Lsn, SiteId, StreamId};
+use cfs_model::{Lsn, SiteId, StreamId, Vector};
 
 /// Which session pulls what. A session is one connection to one source.
 #[derive(Debug, Default)]
@@ -99,8 +99,9 @@ impl Plan {
     }
 
     /// The furthest that any connected source holds each stream.
-    pub fn furthest(&self, stream: StreamId) -> Lsn {
-        self.sources.values().filter_map(|source| source.durable.get(&stream)).copied().max().unwrap_or_default()
+    pub fn furthest(&self) -> Vector {
+        let sources = self.sources.values().flat_map(|source| &source.durable);
+        sources.map(|(stream, lsn)| (*stream, *lsn)).collect()
     }
 }
 

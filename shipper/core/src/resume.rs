@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use cfs_model::{Incarnation, Lsn, SiteName};
+use cfs_model::{Incarnation, Lsn, SiteName, StreamId};
 
 /// What is known when the question is asked.
 #[derive(Debug, Clone)]
@@ -16,10 +16,9 @@ pub struct Situation<'a> {
     pub used_before: bool,
     /// Where the own stream ends here, durable.
     pub durable: Lsn,
-    /// How far it is applied here.
-    pub applied: Lsn,
-    /// Whether every stream that is durable here is applied: then the producer table is complete.
-    pub all_applied: bool,
+    /// A stream of which something is durable here, or held by a site that is connected, and not applied here; until it
+    /// is, the producer table is not complete.
+    pub behind: Option<StreamId>,
     /// The cursor that each enrolled data site has shown for it since the start; `None`: not heard.
     pub shown: &'a BTreeMap<SiteName, Option<Lsn>>,
     /// Since the start.
@@ -44,25 +43,28 @@ pub fn decide(now: &Situation<'_>) -> Decision {
     if now.allotted.is_none() {
         return Decision::AskForIncarnation("no incarnation was allotted to this site yet".into());
     }
-    if !now.all_applied || now.applied < now.durable {
-        return Decision::Wait("the journal to be applied to the store".into());
+    let silent: Vec<&str> = now.shown.iter().filter(|(_, lsn)| lsn.is_none()).map(|(site, _)| site.as_str()).collect();
+    let silent = silent.join(", ");
+    if !silent.is_empty() && now.waited_ms < now.patience_ms {
+        return Decision::Wait(format!("{silent} to be heard"));
+    }
+    if let Some(stream) = now.behind {
+        return Decision::Wait(format!("stream {stream} to be applied to the store"));
     }
     if !now.used_before {
         return Decision::Open;
     }
     let furthest = now.shown.values().flatten().copied().max().unwrap_or_default();
     if furthest > now.durable {
+        let durable = now.durable;
         return Decision::Wait(format!(
-            "its own entries up to {furthest}, which another site holds; here are {}",
-            now.durable
+            "its own entries up to {furthest}, which another site holds; here are {durable}"
         ));
     }
-    let silent: Vec<&str> = now.shown.iter().filter(|(_, lsn)| lsn.is_none()).map(|(site, _)| site.as_str()).collect();
     if silent.is_empty() {
         return Decision::Open;
     }
-    let why = format!("the cursor of {} for this site's stream", silent.join(", "));
-    if now.waited_ms >= now.patience_ms { Decision::AskForIncarnation(why) } else { Decision::Wait(why) }
+    Decision::AskForIncarnation(format!("the cursor of {silent} for this site's stream"))
 }
 
 #[cfg(test)]
@@ -75,8 +77,7 @@ mod tests {
             allotted: Some(Incarnation(1)),
             used_before: true,
             durable: Lsn(10),
-            applied: Lsn(10),
-            all_applied: true,
+            behind: None,
             shown: &shown,
             waited_ms: 0,
             patience_ms: 1000,
@@ -98,13 +99,17 @@ mod tests {
     fn a_new_incarnation_is_asked_for_when_a_site_stays_away() {
         let asked = decide_with(&[("b", None)], |now| now.waited_ms = 1000);
         assert!(matches!(asked, Decision::AskForIncarnation(_)));
-        assert_eq!(decide_with(&[("b", None)], |now| now.used_before = false), Decision::Open);
+        let fresh =
+            |waited_ms| decide_with(&[("b", None)], |now| (now.used_before, now.waited_ms) = (false, waited_ms));
+        assert!(matches!(fresh(0), Decision::Wait(_)), "what others hold of older incarnations comes first");
+        assert_eq!(fresh(1000), Decision::Open);
         assert!(matches!(decide_with(&[], |now| now.allotted = None), Decision::AskForIncarnation(_)));
     }
 
     #[test]
     fn nothing_is_appended_before_the_store_has_caught_up() {
-        assert!(matches!(decide_with(&[], |now| now.applied = Lsn(9)), Decision::Wait(_)));
-        assert!(matches!(decide_with(&[], |now| now.all_applied = false), Decision::Wait(_)));
+        let own = StreamId { site: cfs_model::SiteId(1), incarnation: Incarnation(1) };
+        let behind = |used_before| decide_with(&[], |now| (now.behind, now.used_before) = (Some(own), used_before));
+        assert!(matches!(behind(true), Decision::Wait(_)) && matches!(behind(false), Decision::Wait(_)));
     }
 }

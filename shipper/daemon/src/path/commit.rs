@@ -50,8 +50,10 @@ pub(crate) async fn group_commit(node: Arc<Node>, mut queue: UnboundedReceiver<A
             },
         };
         let (stream, epoch, first_lsn) = (first.stream, first.epoch, first.first_lsn);
+        // What queued is gathered, never waited for; the time-out bounds gathering from a queue that never runs dry.
+        let close_at_ms = commit.node.boot_ms() + commit.node.config.replication.batch_timeout_ms;
         carried = commit.fill(first);
-        while carried.is_none() {
+        while carried.is_none() && commit.node.boot_ms() <= close_at_ms {
             match queue.try_recv() {
                 // One batch has one stream and one epoch.
                 Ok(next) if (next.stream, next.epoch) != (stream, epoch) => carried = Some(next),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cfs_model::{Epoch, StreamId};
+use cfs_model::{Epoch, StreamId, Vector};
 use cfs_shipper_core::resume::{self, Decision, Situation};
 
 use crate::governor::{Waiting, own_stream};
@@ -65,15 +65,12 @@ async fn try_open(node: &Arc<Node>, epoch: Epoch, since_ms: u64) -> Waiting {
     let (incarnation, used_before) = node.governed.incarnation();
     let stream = own_stream(node);
     let cursor = stream.map(|stream| node.positions.cursor(stream)).unwrap_or_default();
-    // Also what this site has of its older incarnations, and they of it, is applied first.
-    let all_applied = node.positions.lock().values().all(|p| p.cursor.applied() == p.cursor.durable());
     let shown = stream.map(|stream| node.peers.shown(stream)).unwrap_or_default();
     let decision = resume::decide(&Situation {
         allotted: incarnation,
         used_before,
         durable: cursor.durable(),
-        applied: cursor.applied(),
-        all_applied,
+        behind: behind(node),
         shown: &shown,
         waited_ms: node.boot_ms().saturating_sub(since_ms),
         patience_ms: PATIENCE_MS,
@@ -84,6 +81,15 @@ async fn try_open(node: &Arc<Node>, epoch: Epoch, since_ms: u64) -> Waiting {
         (Decision::Wait(for_what), _) => waiting_for(for_what),
         (Decision::AskForIncarnation(for_what), _) => Waiting { for_what, needs_incarnation: true },
     }
+}
+
+/// A stream that is not applied here as far as this site or a connected one holds it: older incarnations of the own
+/// stream come back this way before a new one is opened.
+fn behind(node: &Node) -> Option<StreamId> {
+    let applied = node.store.position().applied;
+    let offered = node.plan().furthest();
+    let here = node.positions.lock().iter().map(|(stream, p)| (*stream, p.cursor.durable())).collect::<Vector>();
+    here.max(&offered).iter().find(|(stream, lsn)| applied.get(*stream) < *lsn).map(|(stream, _)| stream)
 }
 
 const fn waiting_for(for_what: String) -> Waiting {
