@@ -10,4 +10,4 @@ pub use entries::{Error as EntryError, Template, inode};
 pub use histogram::Histogram;
 pub use load::{Load, Sent, run as run_load};
 pub use replicas::{Outcome, Replicas};
-pub use usage::{ProcessDelta, Snapshot};
+pub use usage::{ProcessDelta, Snapshot, watch_peak};

@@ -1,9 +1,14 @@
 //! What a run costs: CPU, memory and bytes on the wire.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use cfs_rpc::v1::{ProcessUsage, StatusReply};
 use serde::Serialize;
+
+/// How often memory is looked at for its peak.
+const PEAK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What processes had used at one moment.
 #[derive(Debug, Default)]
@@ -52,18 +57,33 @@ impl Snapshot {
     }
 }
 
-/// This process's own usage. Its memory only grows while it appends, so that the present stands for the peak.
+/// The highest anonymous memory of this process that was seen.
+static PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Follows this process's memory to its peak, until it is dropped.
+pub async fn watch_peak() {
+    loop {
+        PEAK_BYTES.fetch_max(anonymous_bytes(), Ordering::Relaxed);
+        tokio::time::sleep(PEAK_INTERVAL).await;
+    }
+}
+
 fn this_process() -> ProcessUsage {
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib: u64 = anonymous.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+    let now = anonymous_bytes();
     ProcessUsage {
         cpu_s: cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9,
-        rss_peak_bytes: kib * 1024,
+        rss_peak_bytes: PEAK_BYTES.fetch_max(now, Ordering::Relaxed).max(now),
         pid: std::process::id(),
         ..ProcessUsage::default()
     }
+}
+
+fn anonymous_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib: u64 = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+    kib * 1024
 }
 
 #[cfg(test)]

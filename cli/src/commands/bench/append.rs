@@ -232,6 +232,7 @@ async fn measure(prepared: Prepared, args: &Args) -> anyhow::Result<Results> {
         let progress = move |lsn: cfs_model::Lsn| bar.set_position(lsn.0.saturating_sub(first_lsn));
         tokio::spawn(Replicas::new(stream, replicas.clone()).follow(status, acknowledged, progress))
     };
+    let memory = tokio::spawn(bench::watch_peak());
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for (producer, load) in loads {
@@ -244,6 +245,7 @@ async fn measure(prepared: Prepared, args: &Args) -> anyhow::Result<Results> {
     }
     let Outcome { lag, finished } = follow.await??;
     bar.finish_and_clear();
+    memory.abort();
     let after = snapshot(&mut inspect).await?;
     let seconds = finished.saturating_duration_since(start).as_secs_f64();
     let entries_per_s = args.entries as f64 / seconds;
