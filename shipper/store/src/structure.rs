@@ -21,6 +21,10 @@ pub struct StructureReport {
     pub dangling: Vec<(u64, Vec<u8>, u64)>,
     /// How many dangling entries.
     pub dangling_count: u64,
+    /// Entries `(parent, name, inode)` in what does not exist, or is no directory: made while it was removed elsewhere.
+    pub homeless: Vec<(u64, Vec<u8>, u64)>,
+    /// How many homeless entries.
+    pub homeless_count: u64,
     /// Directories with more than one name.
     pub multiply_named: Vec<u64>,
     /// How many of these.

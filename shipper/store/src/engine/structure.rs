@@ -1,6 +1,6 @@
 //! Checking what is derived from the registers.
 
-use cfs_shipper_core::merge::{Field, Life};
+use cfs_shipper_core::merge::{Field, Inode, Life};
 
 use super::paths::{names, reaches_root};
 use super::read::is_directory;
@@ -17,8 +17,9 @@ pub(super) fn check(tables: &impl Read, limit: usize) -> Result<StructureReport,
         check_inode(tables, key, row, limit, &mut report)?;
         Ok(Scan::More)
     })?;
+    let mut home = (0, true);
     tables.scan(Table::Dentries, &[], &mut |key, row| {
-        check_entry(tables, key, row, limit, &mut report)?;
+        check_entry(tables, key, row, limit, &mut home, &mut report)?;
         Ok(Scan::More)
     })?;
     Ok(report)
@@ -60,28 +61,38 @@ fn check_inode(
     Ok(())
 }
 
+/// `home` is the directory of the entry before, and whether it is one.
 fn check_entry(
     tables: &impl Read,
     key: &[u8],
     row: &[u8],
     limit: usize,
+    home: &mut (u64, bool),
     report: &mut StructureReport,
 ) -> Result<(), Error> {
     let Some(dentry) = NamedRow::decode(Table::Dentries, key, row)?.dentry(key)? else { return Ok(()) };
     let Some((inode, kind)) = dentry.target else { return Ok(()) };
     report.entries += 1;
-    let target = inode_key(inode);
-    let matches = match tables.get(Table::Inodes, &target)? {
-        Some(row) => matches!(
-            InodeRow::decode(&target, row)?.inode(&target)?.life(),
-            Some((_, Life::Live { kind: held, .. })) if held == kind
-        ),
-        None => false,
-    };
-    if !matches {
-        let (parent, name) = split_key(Table::Dentries, key)?;
+    let (parent, name) = split_key(Table::Dentries, key)?;
+    if home.0 != parent {
+        *home = (parent, with_inode(tables, parent, is_directory)?);
+    }
+    if !home.1 {
+        note(&mut report.homeless, &mut report.homeless_count, limit, (parent, name.to_vec(), inode));
+    }
+    let is_kind = |held: &Inode<'_>| matches!(held.life(), Some((_, Life::Live { kind: k, .. })) if k == kind);
+    if !with_inode(tables, inode, is_kind)? {
         note(&mut report.dangling, &mut report.dangling_count, limit, (parent, name.to_vec(), inode));
     }
     debug_assert!(!names(tables, inode, 1)?.is_empty(), "every live entry has a link back");
     Ok(())
+}
+
+/// Whether something holds of an inode; not of one without a row.
+fn with_inode(tables: &impl Read, inode: u64, holds: impl Fn(&Inode<'_>) -> bool) -> Result<bool, Error> {
+    let key = inode_key(inode);
+    match tables.get(Table::Inodes, &key)? {
+        Some(row) => Ok(holds(&InodeRow::decode(&key, row)?.inode(&key)?)),
+        None => Ok(false),
+    }
 }

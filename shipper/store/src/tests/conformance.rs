@@ -229,11 +229,16 @@ fn structure_finds_cycles_and_dangling_entries(store: &dyn Store) {
     let crossing = other.batch(1, 7000, &base, &[into("a", 3, 2)]);
     f.apply(&[into("b", 2, 3), link(1, "nothing", 77)]);
     store.apply(&[crossing]).unwrap();
+    assert_eq!(store.structure(1).unwrap().detached.len(), 1);
     let report = store.structure(10).unwrap();
     assert_eq!((report.detached, report.detached_count), (vec![2, 3], 2));
     assert_eq!((report.dangling, report.dangling_count), (vec![(1, b"nothing".to_vec(), 77)], 1));
+    assert_eq!(report.homeless_count, 0);
+    f.clock = 9000;
+    f.apply(&[create(3, "inside", 9, 0), unlink(2, "in", 3, false), rmdir(3, "in", 2)]);
+    f.apply(&[unlink(1, "gone", 3, true)]);
+    assert_eq!(store.structure(10).unwrap().homeless, [(3, b"inside".to_vec(), 9)]);
     assert!(store.paths(2, 10).unwrap().is_empty());
-    assert_eq!(store.structure(1).unwrap().detached.len(), 1);
 }
 
 /// A `Forget` spread over several transactions and one in the batch's own end alike.
