@@ -23,13 +23,10 @@ pub struct Owed(VecDeque<(u64, Lsn)>);
 impl Owed {
     /// Everything up to `seq` is in the stream at `lsn` or before.
     pub fn push(&mut self, seq: u64, lsn: Lsn) {
-        if let Some(last) = self.0.back_mut() {
-            if last.1 >= lsn {
-                last.0 = last.0.max(seq);
-                return;
-            }
+        match self.0.back_mut() {
+            Some(last) if last.1 >= lsn => last.0 = last.0.max(seq),
+            _ => self.0.push_back((seq, lsn)),
         }
-        self.0.push_back((seq, lsn));
     }
 
     /// Takes all that `acknowledged` covers: the highest sequence and its LSN.
