@@ -50,8 +50,9 @@ pub struct Changes {
     pub children: Vec<Child>,
     /// Numbers that were directories in the store and are something else now: what the store has in them is gone.
     pub emptied: Vec<u64>,
-    /// Directories that have more than one name, which only a mount can bring about.
-    pub mounted_twice: Vec<Bytes>,
+    /// Directories that were met under another name before: they moved while they were read. Nothing is journalled for
+    /// these names.
+    pub moved: Vec<Child>,
     /// Inodes made.
     pub created: u64,
     /// Inodes and names changed.
@@ -113,7 +114,7 @@ struct Place<'a> {
 /// Another name of an inode that was compared already.
 fn again(at: &Place<'_>, node: &DiskNode, old: Option<Held>, changes: &mut Changes) {
     if node.kind == InodeKind::Directory {
-        changes.mounted_twice.push(at.name.clone());
+        changes.moved.push(Child { name: at.name.clone(), inode: node.inode });
     } else if old.as_ref().is_none_or(|old| old.inode != node.inode) {
         changes.updated += 1;
         changes.ops.push(link(at, node));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cfs_model::op::{Attributes, InodeKind, Time};
 use cfs_shipper_core::caps::{MAX_NAME_BYTES, MAX_XATTR_BYTES};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 /// Bytes of the list of one inode's extended attributes, as the kernel bounds it.
@@ -171,7 +171,7 @@ impl Directory {
         for name in names {
             // The covered directory's number of a mount point comes with a listing only.
             match self.stat(&name) {
-                Ok(stat) if stat.st_dev != self.device && is_directory(&stat) => {
+                Ok(stat) if self.is_mount_point(&name, &stat) => {
                     listing.entries.push(DiskEntry { name, node: None });
                 }
                 Ok(stat) => self.add_stat(name, &stat, stat.st_ino, &mut listing),
@@ -202,6 +202,16 @@ impl Directory {
         rustix::fs::statat(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
     }
 
+    /// Also of a part of the same file system, which would show directories twice.
+    fn is_mount_point(&self, name: &[u8], stat: &Stat) -> bool {
+        let is_root = || {
+            let found = rustix::fs::statx(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
+            // An old kernel does not tell.
+            found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+        };
+        is_directory(stat) && (stat.st_dev != self.device || is_root())
+    }
+
     fn add(&self, name: &CStr, covered: u64, listing: &mut Listing) {
         let name = Bytes::copy_from_slice(name.to_bytes());
         match self.stat(&name) {
@@ -220,7 +230,7 @@ impl Directory {
 
     fn add_stat(&self, name: Bytes, stat: &Stat, covered: u64, listing: &mut Listing) {
         let mut node = of_stat(stat);
-        if is_directory(stat) && stat.st_dev != self.device {
+        if self.is_mount_point(&name, stat) {
             // The mounted root's own number may be one of this file system's too: the covered directory's is not.
             node.inode = covered;
             node.mount_point = true;

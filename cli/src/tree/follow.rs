@@ -142,6 +142,7 @@ impl Follower<'_> {
         let sides = Sides { parent: inode, disk: &listing.entries, complete: inode != 0, held, elsewhere: &elsewhere };
         let changes = compare(sides, seen);
         apply(&changes, &path, self.store, self.emitter, gone).await?;
+        self.watcher.look_again(inode, &changes.moved);
         for child in changes.children.into_iter().filter(|_| inode != 0) {
             if self.watcher.is_watched_at(child.inode, inode, &child.name) && !changes.emptied.contains(&child.inode) {
                 continue;

@@ -1,7 +1,8 @@
 //! Removes names that are gone, and the inodes that have none left.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use bytes::Bytes;
 use cfs_model::op::op::Kind;
 use cfs_model::op::{InodeKind, Op, Rename, Rmdir, StreamPosition, Unlink};
 
@@ -20,6 +21,8 @@ pub struct Removal<'a> {
     alive: &'a (dyn Fn(&Gone) -> bool + Sync),
     /// Names that inodes with several have left in the store.
     left: HashMap<u64, u64>,
+    /// Names of those that were counted off. A directory that is read twice can report a name twice.
+    counted: HashSet<(u64, Bytes)>,
 }
 
 enum Step {
@@ -30,7 +33,7 @@ enum Step {
 impl<'a> Removal<'a> {
     /// Reads from `store` what is below removed directories.
     pub fn new(store: &'a Store, alive: &'a (dyn Fn(&Gone) -> bool + Sync)) -> Self {
-        Self { store, alive, left: HashMap::new() }
+        Self { store, alive, left: HashMap::new(), counted: HashSet::new() }
     }
 
     /// Removes `gone`, contents before directories. All that was journalled before must be applied: `applied` is the
@@ -126,6 +129,9 @@ impl<'a> Removal<'a> {
             InodeKind::Unspecified => false,
             _ => {
                 let Some(left) = self.left.get_mut(&gone.inode) else { return true };
+                if !self.counted.insert((gone.parent, gone.name.clone())) {
+                    return false;
+                }
                 *left = left.saturating_sub(u64::from(gone.occupant.is_none()));
                 *left == 0
             }

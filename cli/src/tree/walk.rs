@@ -85,7 +85,7 @@ impl<'a> Walk<'a> {
         self
     }
 
-    /// Walks the whole tree, then removes what is gone. Everything is durable when it returns. `applied` is the last
+    /// Walks the whole tree, then removes what is gone. Everything is durable and applied here when it returns. `applied` is the last
     /// position that the store must have reached to be compared with.
     ///
     /// # Errors
@@ -119,7 +119,10 @@ impl<'a> Walk<'a> {
         if let Some(progress) = &self.progress {
             progress.finish();
         }
-        self.emitter.settle().await
+        let end = self.emitter.settle().await?.or(applied);
+        // Whoever looks at this site's store next sees the tree.
+        self.store.names(0, vec![super::ROOT_NAME], end).await?;
+        Ok(end)
     }
 
     /// Walks what is below `jobs`, directories that are journalled already. What is gone is left in the answer.
@@ -161,6 +164,9 @@ impl<'a> Walk<'a> {
         if let Some(progress) = &mut self.progress {
             progress.advance(count);
         }
+        if let Some(watcher) = &self.watcher {
+            watcher.look_again(job.inode, &changes.moved);
+        }
         self.gone.extend(changes.gone);
         let child = |child: super::compare::Child| Job {
             above: directory.clone(),
@@ -185,9 +191,8 @@ pub(super) async fn apply(
     emitter: &mut Emitter,
     gone: &mut Vec<Gone>,
 ) -> anyhow::Result<()> {
-    for name in &changes.mounted_twice {
-        let why = "it is mounted at several places in the tree, and replicated at one".to_owned();
-        emitter.summary.trouble(&joined(path, name), &TroubleKind::Unsupported(why));
+    for child in &changes.moved {
+        emitter.summary.trouble(&joined(path, &child.name), &TroubleKind::Vanished);
     }
     for parent in &changes.emptied {
         for (name, held) in store.names(*parent, Vec::new(), None).await? {

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use tokio::sync::Notify;
 
 use super::ROOT_NAME;
+use super::compare::Child;
 use super::disk::Directory;
 
 /// Names that may be marked before the whole tree is compared instead.
@@ -159,6 +160,22 @@ impl Watcher {
         if let Some(watched) = self.lock().directories.get_mut(&inode) {
             watched.place = place;
         }
+    }
+
+    /// Directories were met in `parent` that were met elsewhere before: both places are looked at once more.
+    pub fn look_again(&self, parent: u64, children: &[Child]) {
+        if children.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        for child in children {
+            let place = state.directories.get(&child.inode).map(|watched| watched.place.clone());
+            state.marked.mark(parent, child.name.clone());
+            if let Some(place) = place {
+                state.marked.mark(place.parent, place.name);
+            }
+        }
+        self.changed.notify_one();
     }
 
     /// The names that lead from the root to a directory, with the numbers of what they lead to; the root's own way is
