@@ -14,7 +14,7 @@ use prost::Message;
 use rand::RngCore;
 
 use crate::harness::{Cluster, PATIENCE, eventually, is_root, skipped};
-use crate::producers::{Session, socket};
+use crate::producers::{Session, entry, socket};
 
 /// A file system of a few megabytes.
 struct SmallDisk(PathBuf);
@@ -77,13 +77,13 @@ async fn a_full_disk_refuses_and_recovers() {
     assert_eq!(status["status"], "READ_ONLY", "{status}");
     assert!(status["why"].as_str().is_some_and(|why| why.contains("free")), "{status}");
     cluster.stop("site-a");
-    // It runs, though it is not ready for everything; that it says so may take the command its full patience.
-    let _ = cluster.dev(&["start", "site-a"]);
+    let said = cluster.dev(&["start", "site-a"]);
+    assert!(said.code == 0 && said.err.contains("READ_ONLY"), "{said:?}");
     eventually("the site to answer read-only after a restart", PATIENCE, || {
         let said = cluster.at("site-a", &["admin", "replication", "status", "-o", "json"]);
         if said.out.contains("READ_ONLY") { Ok(()) } else { Err(format!("{said:?}")) }
     });
-    let looked_up = cluster.at("site-a", &["admin", "meta", "lookup", "77", "-o", "json"]);
+    let looked_up = cluster.at("site-a", &["admin", "meta", "lookup", "1000001", "-o", "json"]);
     assert_eq!(looked_up.code, 0, "{looked_up:?}");
 
     fs::remove_file(&ballast).unwrap();
@@ -93,7 +93,7 @@ async fn a_full_disk_refuses_and_recovers() {
     });
     let (mut session, reply) = Session::hello(&socket(&cluster, "site-a"), "filler", "").await;
     assert!(reply.highest_seq >= acked, "{acked} entries were acknowledged, {} are held", reply.highest_seq);
-    session.append(reply.role.unwrap().epoch, reply.highest_seq + 1, vec![incompressible(77)]).await;
+    session.append(reply.role.unwrap().epoch, reply.highest_seq + 1, vec![incompressible(1_000_001)]).await;
     session.acked(reply.highest_seq + 1).await;
     cluster.expect_identical();
     let dumped = cluster.at("site-b", &["journal", "dump", "--stream", "site-a", "-o", "jsonl"]).ok();
@@ -104,7 +104,7 @@ async fn a_full_disk_refuses_and_recovers() {
 async fn fill(cluster: &Cluster, ballast: &Path) -> u64 {
     let (mut session, reply) = Session::hello(&socket(cluster, "site-a"), "filler", "").await;
     let epoch = reply.role.unwrap().epoch;
-    session.append(epoch, 1, vec![incompressible(77)]).await;
+    session.append(epoch, 1, vec![entry(1)]).await;
     session.acked(1).await;
     let stat = rustix::fs::statvfs(ballast.parent().unwrap()).unwrap();
     let free = stat.f_bavail * stat.f_frsize;
@@ -113,7 +113,7 @@ async fn fill(cluster: &Cluster, ballast: &Path) -> u64 {
     let mut acked = 1;
     loop {
         assert!(acked < 40_000, "96 MiB held {acked} entries of 2 KiB");
-        session.append(epoch, acked + 1, (0..100).map(|_| incompressible(77)).collect()).await;
+        session.append(epoch, acked + 1, (0..100).map(|_| incompressible(1_000_001)).collect()).await;
         loop {
             match session.answer().await {
                 Ok(Some(Response::Ack(ack))) => {

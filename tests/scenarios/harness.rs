@@ -1,9 +1,10 @@
 //! A cluster of real processes, and the commands an operator would give.
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -58,16 +59,7 @@ pub(crate) fn command<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Com
 
 /// Runs `cfs` to its end.
 pub(crate) fn cfs<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Said {
-    finish(command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("cfs starts"))
-}
-
-fn finish(child: Child) -> Said {
-    let output = child.wait_with_output().expect("it ends");
-    Said {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8(output.stdout).expect("UTF-8"),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Running::spawn(command(args)).finish()
 }
 
 /// Waits until `look` finds something.
@@ -83,34 +75,51 @@ pub(crate) fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() 
 }
 
 /// A process of ours that ends with the scenario.
-pub(crate) struct Running(Option<Child>);
+pub(crate) struct Running {
+    child: Child,
+    /// What it prints, read as it comes: a full pipe would stop it.
+    printed: Option<[JoinHandle<Vec<u8>>; 2]>,
+}
 
 impl Running {
+    fn spawn(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("cfs starts");
+        let out = read_all(child.stdout.take().expect("a pipe"));
+        let err = read_all(child.stderr.take().expect("a pipe"));
+        Self { child, printed: Some([out, err]) }
+    }
+
     /// Ends it at once.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            child.kill().expect("it can be killed");
-            child.wait().expect("it is our child");
-        }
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        self.child.wait().expect("it is our child");
     }
 
     /// Waits for its end.
     pub(crate) fn finish(mut self) -> Said {
-        finish(self.0.take().expect("it runs"))
+        let status = self.child.wait().expect("it is our child");
+        let [out, err] = self.printed.take().expect("it was not finished before").map(|reader| reader.join().expect("it reads"));
+        Said {
+            code: status.code().unwrap_or(-1),
+            out: String::from_utf8(out).expect("UTF-8"),
+            err: String::from_utf8_lossy(&err).into_owned(),
+        }
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {
-        self.0.as_mut().is_none_or(|child| child.try_wait().expect("it is our child").is_some())
+        self.child.try_wait().expect("it is our child").is_some()
     }
 
     /// Writes to its standard input; a process that is gone reads nothing.
     pub(crate) fn write(&mut self, text: &str) {
-        let _ = self.0.as_mut().and_then(|child| child.stdin.as_mut()).expect("a pipe").write_all(text.as_bytes());
+        let _ = self.child.stdin.as_mut().expect("a pipe").write_all(text.as_bytes());
     }
 
     /// Ends its standard input.
     pub(crate) fn close_input(&mut self) {
-        drop(self.0.as_mut().and_then(|child| child.stdin.take()));
+        drop(self.child.stdin.take());
     }
 }
 
@@ -118,6 +127,14 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn read_all(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).expect("it reads");
+        bytes
+    })
 }
 
 /// Two or more sites on this machine. They end with it.
@@ -185,17 +202,16 @@ impl Cluster {
         self.spawn(site, words).finish()
     }
 
-    /// Starts a command for one site; its input is a pipe if it is written to.
+    /// Starts a command for one site.
     pub(crate) fn spawn(&self, site: &str, words: &[&str]) -> Running {
-        let mut command = self.command(site, words);
-        Running(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("cfs starts")))
+        Running::spawn(self.command(site, words))
     }
 
     /// The same with a pipe to write to.
     pub(crate) fn spawn_with_input(&self, site: &str, words: &[&str]) -> Running {
         let mut command = self.command(site, words);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Running(Some(command.spawn().expect("cfs starts")))
+        command.stdin(Stdio::piped());
+        Running::spawn(command)
     }
 
     pub(crate) fn import(&self, tree: &Path) -> Said {
@@ -303,7 +319,6 @@ impl Metrics {
 
 /// Body of an answer over plain HTTP/1.1.
 pub(crate) fn http_get(port: u16, path: &str) -> String {
-    use std::io::Read;
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens");
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("it reads");

@@ -153,7 +153,9 @@ impl Cluster {
         }
         if status.status != "READY" {
             let why = format!("its status is {}: {}", status.status, or_unsaid(&status.why));
-            return if absent.is_empty() { Err(Stop::Later(why)) } else { Ok(Some(Readiness::Waits(why))) };
+            // A full disk does not go away by waiting; the site runs and answers.
+            let waits = !absent.is_empty() || status.status == "READ_ONLY";
+            return if !waits { Err(Stop::Later(why)) } else { Ok(Some(Readiness::Waits(why))) };
         }
         Ok(Some(Readiness::Full))
     }
