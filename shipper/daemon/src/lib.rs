@@ -15,6 +15,7 @@ mod node;
 mod path;
 mod peers;
 mod positions;
+mod role;
 mod signal;
 mod space;
 mod start;

@@ -6,5 +6,6 @@ pub(crate) mod commit;
 pub(crate) mod frames;
 pub(crate) mod open;
 pub(crate) mod receive;
+pub(crate) mod refusal;
 pub(crate) mod replicate;
 pub(crate) mod ship;

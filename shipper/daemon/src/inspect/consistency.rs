@@ -24,10 +24,9 @@ const MAX_PROBLEMS: usize = 100;
 pub(super) async fn check(node: &Arc<Node>, request: &v1::ConsistencyRequest) -> Result<v1::ConsistencyReply, Status> {
     let timeout_ms = if request.timeout_ms == 0 { DEFAULT_TIMEOUT_MS } else { request.timeout_ms.min(MAX_TIMEOUT_MS) };
     let deadline = Instant::now() + Duration::from_millis(timeout_ms);
-    let mut reply = structure(node).await?;
     if request.local {
-        reply.sites.push(recompute(node).await?);
-        return Ok(reply);
+        let sites = vec![recompute(node).await?];
+        return Ok(v1::ConsistencyReply { sites, ..structure(node).await? });
     }
     let compared = node.config.peers.iter().map(|peer| async move {
         let site = peer.name.to_string();
@@ -36,8 +35,9 @@ pub(super) async fn check(node: &Arc<Node>, request: &v1::ConsistencyRequest) ->
             Err(_) => not_compared(site, format!("cursors did not meet within {timeout_ms} ms; it may be far behind")),
         }
     });
-    reply.sites = futures::future::join_all(compared).await;
-    Ok(reply)
+    let sites = futures::future::join_all(compared).await;
+    // Only now: a site that has just started was still applying while it waited to be compared.
+    Ok(v1::ConsistencyReply { sites, ..structure(node).await? })
 }
 
 fn not_compared(site: String, why: String) -> v1::SiteVerdict {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cfs_config::Durability;
-use cfs_model::op::{Op, StreamPosition};
+use cfs_model::op::StreamPosition;
 use cfs_model::{Epoch, StreamId};
 use cfs_rpc::identity::Role;
 use cfs_rpc::io::PeerIdentity;
@@ -13,30 +13,26 @@ use cfs_rpc::v1::append_request::Kind as Incoming;
 use cfs_rpc::v1::append_response::Kind as Outgoing;
 use cfs_rpc::v1::refusal::Reason;
 use cfs_rpc::v1::{
-    AppendAck, AppendEntries, AppendRequest, AppendResponse, Backpressure, Fenced, Invalid, NotPrimary, ProducerHello,
-    ProducerHelloReply, Refusal, RoleState, WatchRoleRequest, producer_server,
+    AppendAck, AppendEntries, AppendRequest, AppendResponse, ProducerHello, ProducerHelloReply, Refusal, RoleState,
+    WatchRoleRequest, producer_server,
 };
 use cfs_shipper_core::ack::Owed;
 use cfs_shipper_core::admit::{Admitted as Places, Refused};
-use cfs_shipper_core::caps::{
-    MAX_APPEND_BYTES, MAX_APPEND_ENTRIES, MAX_ENTRY_BYTES, MAX_PRODUCER_BYTES, MAX_QUEUED_BYTES, MAX_QUEUED_ENTRIES,
-};
-use cfs_shipper_core::merge;
-use prost::Message;
+use cfs_shipper_core::caps::{MAX_PRODUCER_BYTES, MAX_QUEUED_BYTES, MAX_QUEUED_ENTRIES};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::node::Node;
 use crate::path::commit::Admitted;
+use crate::path::refusal;
+use crate::role;
 
 const PROTOCOL: u32 = 1;
 /// A session that does not say who it is within this time is ended.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A full queue makes a session wait for so long before it is refused.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
-/// What a refused session is told to wait.
-const RETRY_AFTER_MS: u64 = 100;
 /// Responses that wait for a producer that does not read.
 const RESPONSES: usize = 64;
 /// Producers connected at the same time.
@@ -96,52 +92,7 @@ impl producer_server::Producer for Service {
 
     async fn watch_role(&self, request: Request<WatchRoleRequest>) -> Result<Response<Self::WatchRoleStream>, Status> {
         authorise(&request)?;
-        let (out, states) = mpsc::channel(1);
-        let node = self.node.clone();
-        tokio::spawn(async move {
-            let mut changes = node.signals.role.subscribe();
-            let mut last = None;
-            loop {
-                let state = role_state(&node);
-                if last.as_ref() != Some(&state) {
-                    last = Some(state.clone());
-                    if out.send(Ok(state)).await.is_err() {
-                        return;
-                    }
-                }
-                tokio::select! {
-                    () = changes.changed() => {}
-                    () = out.closed() => return,
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(states)))
-    }
-}
-
-/// Who may append, as this site knows.
-pub(crate) fn role_state(node: &Node) -> RoleState {
-    let (primary, address, epoch) = node.governed.primary();
-    let accepting = node.admission().accepting().is_some();
-    RoleState {
-        site: node.site().to_string(),
-        primary,
-        address,
-        epoch: epoch.0,
-        accepting: accepting && !node.space.is_read_only(),
-        waiting_for: if accepting && node.space.is_read_only() {
-            node.space.why()
-        } else {
-            node.governed.waiting().for_what
-        },
-        lease_left_ns: lease_left_ns(node),
-    }
-}
-
-fn lease_left_ns(node: &Node) -> u64 {
-    match node.governed.lease_deadline_ns() {
-        u64::MAX => u64::MAX,
-        deadline => deadline.saturating_sub(node.boot_ns()),
+        Ok(Response::new(role::watch(self.node.clone())))
     }
 }
 
@@ -199,13 +150,13 @@ impl Service {
             (admission.hello(&producer, id), admission.accepting())
         };
         let (Ok(held), Some((epoch, stream))) = (held, accepting) else {
-            return Err(End::Refused(0, not_primary(&self.node)));
+            return Err(End::Refused(0, refusal::not_primary(&self.node)));
         };
         let mut owed = Owed::default();
         if held.seq > 0 {
             owed.push(held.seq, held.lsn);
         }
-        let reply = ProducerHelloReply { highest_seq: held.seq, role: Some(role_state(&self.node)) };
+        let reply = ProducerHelloReply { highest_seq: held.seq, role: Some(role::state(&self.node)) };
         send(out, Outgoing::Hello(reply)).await?;
         Ok(Session { id, producer, epoch, stream, copies, owed })
     }
@@ -248,7 +199,7 @@ impl Service {
                 () = peers.changed(), if waiting && session.copies > 0 => {}
                 () = role.changed() => {
                     if self.node.admission().accepting() != Some((session.epoch, session.stream)) {
-                        return End::Refused(0, self.refusal(Refused::NotAccepting, 0));
+                        return End::Refused(0, refusal::reason(&self.node, Refused::NotAccepting, 0));
                     }
                 }
                 message = incoming.message() => {
@@ -304,22 +255,22 @@ impl Service {
         let through = self.node.acknowledged(session.stream, session.epoch, session.copies);
         let Some((through_seq, lsn)) = session.owed.take(through) else { return Ok(()) };
         if self.node.governed.may_append(self.node.boot_ns()) != Some(session.epoch) {
-            return Err(End::Refused(0, self.refusal(Refused::NotAccepting, 0)));
+            return Err(End::Refused(0, refusal::reason(&self.node, Refused::NotAccepting, 0)));
         }
         let ack = AppendAck {
             through_seq,
             position: Some(StreamPosition::of(session.stream, lsn)),
             lease_deadline_boot_ns: self.node.governed.lease_deadline_ns(),
-            lease_left_ns: lease_left_ns(&self.node),
+            lease_left_ns: role::lease_left_ns(&self.node),
         };
         send(out, Outgoing::Ack(ack)).await
     }
 
     async fn admit(&self, session: &mut Session, message: AppendEntries) -> Result<(), Reason> {
         let AppendEntries { epoch, first_seq, mut entries } = message;
-        let bytes = validate(first_seq, &entries)?;
+        let bytes = refusal::validate(first_seq, &entries)?;
         if self.node.space.is_read_only() {
-            return Err(backpressure(self.node.space.why()));
+            return Err(refusal::backpressure(self.node.space.why()));
         }
         let room = tokio::time::timeout(QUEUE_PATIENCE, async {
             let entries = self.room_for_entries.clone().acquire_many_owned(entries.len() as u32).await;
@@ -327,11 +278,12 @@ impl Service {
             Some([entries.ok()?, bytes.ok()?])
         });
         let Ok(Some(room)) = room.await else {
-            return Err(backpressure("the queue of the group commit is full".into()));
+            return Err(refusal::backpressure("the queue of the group commit is full".into()));
         };
         let mut admission = self.node.admission();
         let places = admission.entries(&session.producer, session.id, Epoch(epoch), first_seq, entries.len());
-        let Places { held, first_lsn, last_lsn } = places.map_err(|refused| self.refusal(refused, first_seq))?;
+        let Places { held, first_lsn, last_lsn } =
+            places.map_err(|refused| refusal::reason(&self.node, refused, first_seq))?;
         session.owed.push(first_seq + entries.len() as u64 - 1, last_lsn);
         if held < entries.len() {
             entries.drain(..held);
@@ -346,72 +298,13 @@ impl Service {
             };
             // Under the lock of the admission, so that the queue is in the order of LSNs.
             if self.queue.send(admitted).is_err() {
-                return Err(backpressure("the shipper is stopping".into()));
+                return Err(refusal::backpressure("the shipper is stopping".into()));
             }
         }
         Ok(())
     }
-
-    fn refusal(&self, refused: Refused, first_seq: u64) -> Reason {
-        let invalid = |why: String| Reason::Invalid(Invalid { seq: first_seq, why });
-        match refused {
-            Refused::NotAccepting => not_primary(&self.node),
-            Refused::Fenced(current) => Reason::Fenced(Fenced { current_epoch: current.0 }),
-            Refused::Gap { expected } => invalid(format!("sequence {first_seq} leaves a gap: {expected} comes next")),
-            Refused::Superseded => invalid("a later session of the same producer took over".into()),
-            Refused::BadSequence => invalid("sequence numbers start at 1".into()),
-        }
-    }
-}
-
-fn not_primary(node: &Node) -> Reason {
-    let (site, address, epoch) = node.governed.primary();
-    if site == node.site().as_str() {
-        let why = match node.governed.waiting().for_what {
-            waiting if waiting.is_empty() => "this site is primary and not ready yet".to_owned(),
-            waiting => format!("this site is primary and waits for {waiting}"),
-        };
-        return backpressure(why);
-    }
-    let why = if site.is_empty() { "no control process has named a primary yet" } else { "another site is primary" };
-    Reason::NotPrimary(NotPrimary { site, address, epoch: epoch.0, why: why.into() })
-}
-
-const fn backpressure(why: String) -> Reason {
-    Reason::Backpressure(Backpressure { why, retry_after_ms: RETRY_AFTER_MS })
 }
 
 async fn send(out: &Out, kind: Outgoing) -> Result<(), End> {
     out.send(Ok(AppendResponse { kind: Some(kind) })).await.map_err(|_| End::Gone)
-}
-
-/// Checks every entry before any is admitted; returns their bytes.
-fn validate(first_seq: u64, entries: &[Bytes]) -> Result<usize, Reason> {
-    let invalid =
-        |index: usize, why: String| Reason::Invalid(Invalid { seq: first_seq.saturating_add(index as u64), why });
-    if entries.is_empty() || entries.len() > MAX_APPEND_ENTRIES {
-        return Err(invalid(
-            0,
-            format!("a message holds {} entries, it may hold 1 to {MAX_APPEND_ENTRIES}", entries.len()),
-        ));
-    }
-    let mut bytes = 0;
-    for (index, entry) in entries.iter().enumerate() {
-        if entry.is_empty() {
-            return Err(invalid(index, "the entry is empty".into()));
-        }
-        if entry.len() > MAX_ENTRY_BYTES {
-            return Err(invalid(index, format!("the entry has {} bytes, the limit is {MAX_ENTRY_BYTES}", entry.len())));
-        }
-        bytes += entry.len();
-        if bytes > MAX_APPEND_BYTES {
-            return Err(invalid(index, format!("the message is over its limit of {MAX_APPEND_BYTES} bytes")));
-        }
-        let op = Op::decode(entry.clone()).map_err(|e| invalid(index, format!("the entry is no operation: {e}")))?;
-        merge::validate(&op).map_err(|e| invalid(index, e.to_string()))?;
-        if matches!(op.kind, Some(cfs_model::op::op::Kind::Forget(_))) {
-            return Err(invalid(index, "only the primary itself writes forget".into()));
-        }
-    }
-    Ok(bytes)
 }

@@ -155,7 +155,9 @@ impl Session {
                 self.echo_boot_ns = state.sent_boot_ns;
                 learn(&self.node, &self.site.name, Epoch(state.floor), state.opened).await?;
                 self.offered(state.floor, &state.streams);
-                self.ask().await
+                self.ask().await?;
+                // At once, because the source measures the round trip by it.
+                self.report().await
             }
             Some(Incoming::Batches(frame)) => self.take_batches(frame).await,
             Some(Incoming::Refused(refused)) => self.take_refusal(&refused),
