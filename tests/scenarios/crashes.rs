@@ -62,7 +62,8 @@ fn an_import_survives_the_death_of_either_site() {
 fn appends_survive_the_death_of_either_site() {
     const LINES: u64 = 3000;
     let cluster = Cluster::up();
-    let mut appending = cluster.spawn_with_input("site-a", &["journal", "append", "--producer", "lines", "-o", "jsonl"]);
+    let mut appending =
+        cluster.spawn_with_input("site-a", &["journal", "append", "--producer", "lines", "-o", "jsonl"]);
     let started = Instant::now();
     for number in 1..=LINES {
         let inode = 1_000_000 + number;
@@ -85,7 +86,8 @@ fn appends_survive_the_death_of_either_site() {
     assert_eq!(a, expected, "every line is there once");
     // An ack names a place at or after the one where its entry really is, and lines are acknowledged in order.
     let dump = cluster.at("site-b", &["journal", "dump", "--stream", "site-a", "-o", "jsonl"]).json_lines();
-    let place = |line: &serde_json::Value| Some((line["op"]["mkdir"]["inode"].as_u64()? - 1_000_000, line["lsn"].as_u64()?));
+    let place =
+        |line: &serde_json::Value| Some((line["op"]["mkdir"]["inode"].as_u64()? - 1_000_000, line["lsn"].as_u64()?));
     let places: std::collections::BTreeMap<u64, u64> = dump.iter().filter_map(place).collect();
     for (number, ack) in (1..).zip(&acks) {
         assert_eq!((&ack["line"], &ack["status"]), (&number.into(), &"acked".into()), "{ack}");
@@ -119,9 +121,8 @@ fn no_cursor_goes_back() {
         for (site, before) in [("site-a", reported.0), ("site-b", reported.1)] {
             eventually("the cursors of before", PATIENCE, || {
                 let now = cluster.cursors(site);
-                let held = |(stream, _, applied): &(String, u64, u64)| {
-                    now.iter().any(|(s, _, a)| s == stream && a >= applied)
-                };
+                let held =
+                    |(stream, _, applied): &(String, u64, u64)| now.iter().any(|(s, _, a)| s == stream && a >= applied);
                 if before.iter().all(held) { Ok(()) } else { Err(format!("{site}: {before:?}, now {now:?}")) }
             });
         }

@@ -90,11 +90,8 @@ fn damage_in_the_middle_is_refused_with_its_place() {
     for needed in [segment, &range.start.to_string()] {
         assert!(said.contains(needed), "the refusal does not name {needed}:\n{said}");
     }
-    let verified = crate::harness::cfs([
-        "journal",
-        "verify",
-        cluster.path("site-b", "state/journal").to_str().unwrap(),
-    ]);
+    let verified =
+        crate::harness::cfs(["journal", "verify", cluster.path("site-b", "state/journal").to_str().unwrap()]);
     assert!(verified.failed().contains(segment), "verify does not name the segment");
     assert_eq!(fs::read(&file).unwrap(), damaged, "the refused journal was changed");
 

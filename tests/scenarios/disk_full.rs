@@ -23,7 +23,11 @@ impl SmallDisk {
     fn mount(at: &Path) -> Result<Self, String> {
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=96m,mode=700", "tmpfs"]).arg(at).output();
         let mount = mount.map_err(|e| e.to_string())?;
-        if mount.status.success() { Ok(Self(at.to_owned())) } else { Err(String::from_utf8_lossy(&mount.stderr).into()) }
+        if mount.status.success() {
+            Ok(Self(at.to_owned()))
+        } else {
+            Err(String::from_utf8_lossy(&mount.stderr).into())
+        }
     }
 }
 
@@ -39,7 +43,12 @@ fn shrink(cluster: &Cluster, site: &str) -> Result<SmallDisk, String> {
     fs::rename(&state, &before).unwrap();
     fs::create_dir(&state).unwrap();
     let mounted = SmallDisk::mount(&state);
-    let from = if mounted.is_ok() { before.join(".") } else { fs::remove_dir(&state).unwrap(); before.clone() };
+    let from = if mounted.is_ok() {
+        before.join(".")
+    } else {
+        fs::remove_dir(&state).unwrap();
+        before.clone()
+    };
     let copied = Command::new("cp").arg("-a").arg("--sparse=always").arg(from).arg(&state).status().unwrap();
     assert!(copied.success());
     mounted

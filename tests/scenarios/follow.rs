@@ -15,8 +15,7 @@ fn changes_arrive_as_they_happen() {
     fs::create_dir_all(tree.join("old/inner")).unwrap();
     (0..10).for_each(|file| fs::write(tree.join(format!("old/inner/{file}")), b"x").unwrap());
     let cluster = Cluster::up();
-    let mut following =
-        cluster.spawn("site-a", &["journal", "import", "--follow", "--tree", tree.to_str().unwrap()]);
+    let mut following = cluster.spawn("site-a", &["journal", "import", "--follow", "--tree", tree.to_str().unwrap()]);
     arrives(&cluster, &tree, "the tree as it was");
 
     type Change = (&'static str, fn(&Path));
@@ -37,7 +36,8 @@ fn changes_arrive_as_they_happen() {
         ("removal of a tree", |tree| fs::remove_dir_all(tree.join("a/b")).unwrap()),
         ("symbolic link and fifo", |tree| {
             std::os::unix::fs::symlink("nowhere", tree.join("a/link")).unwrap();
-            rustix::fs::mknodat(rustix::fs::CWD, tree.join("a/fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+            rustix::fs::mknodat(rustix::fs::CWD, tree.join("a/fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+                .unwrap();
         }),
     ];
     for (what, change) in changes {

@@ -100,7 +100,8 @@ impl Running {
     /// Waits for its end.
     pub(crate) fn finish(mut self) -> Said {
         let status = self.child.wait().expect("it is our child");
-        let [out, err] = self.printed.take().expect("it was not finished before").map(|reader| reader.join().expect("it reads"));
+        let [out, err] =
+            self.printed.take().expect("it was not finished before").map(|reader| reader.join().expect("it reads"));
         Said {
             code: status.code().unwrap_or(-1),
             out: String::from_utf8(out).expect("UTF-8"),

@@ -30,7 +30,13 @@ pub(crate) fn identity(cluster: ClusterId, site: &str, role: Role) -> Identity {
 }
 
 /// Certificates in a folder of their own, as if somebody had stolen or forged them.
-pub(crate) fn certificates(authority: &Authority, site: &str, role: Role, validity: Validity, trust: &str) -> SharedTls {
+pub(crate) fn certificates(
+    authority: &Authority,
+    site: &str,
+    role: Role,
+    validity: Validity,
+    trust: &str,
+) -> SharedTls {
     let place = tempfile::tempdir().expect("a folder");
     let issued = authority.issue(&identity(authority.cluster(), site, role), validity).expect("a certificate");
     install(place.path(), role, trust, &issued).expect("written");
@@ -164,7 +170,8 @@ async fn roles_are_bound_to_services(ours: &Authority, peer: u16, producer: u16,
     let tls = certificates(ours, "site-b", Role::Producer, valid(), ours.cert_pem());
     let channel = dial(tls, producer, site_a).await.expect("producers may connect");
     // The local services are not reachable from the network.
-    let inspected = cfs_rpc::v1::inspect_client::InspectClient::new(channel.clone()).status(StatusRequest::default()).await;
+    let inspected =
+        cfs_rpc::v1::inspect_client::InspectClient::new(channel.clone()).status(StatusRequest::default()).await;
     assert_eq!(inspected.unwrap_err().code(), tonic::Code::Unimplemented);
     let governed = cfs_rpc::v1::governor_client::GovernorClient::new(channel.clone())
         .state(cfs_rpc::v1::GovernorStateRequest {})

@@ -170,9 +170,14 @@ async fn bad_sessions(a: &PathBuf) {
     let mut entries_first = Session::open(a).await;
     entries_first.append(1, 1, vec![entry(900)]).await;
     assert!(entries_first.answer().await.is_err(), "entries came before hello");
-    for (protocol, producer, durability) in
-        [(2, "x", ""), (1, "", ""), (1, "a\u{1}b", ""), (1, &*"n".repeat(129), ""), (1, "x", "remote(7)"), (1, "x", "often")]
-    {
+    for (protocol, producer, durability) in [
+        (2, "x", ""),
+        (1, "", ""),
+        (1, "a\u{1}b", ""),
+        (1, &*"n".repeat(129), ""),
+        (1, "x", "remote(7)"),
+        (1, "x", "often"),
+    ] {
         let mut session = Session::open(a).await;
         let hello = ProducerHello { protocol, producer: producer.into(), durability: durability.into() };
         session.send(Request::Hello(hello)).await;

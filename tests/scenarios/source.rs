@@ -245,7 +245,8 @@ async fn a_lying_source_is_refused() {
         let before = cluster.metrics("site-b").errors();
         queue.lock().unwrap().extend(some);
         for _ in some {
-            let outcome = tokio::time::timeout(PATIENCE, told.recv()).await.expect("site-b dials again").expect("a session");
+            let outcome =
+                tokio::time::timeout(PATIENCE, told.recv()).await.expect("site-b dials again").expect("a session");
             assert_eq!(outcome.durable_after, Lsn(10), "site-b took {}", outcome.what);
             assert!(outcome.ended, "site-b did not end the session after {}", outcome.what);
         }

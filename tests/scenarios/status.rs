@@ -70,7 +70,12 @@ async fn an_absence_is_one_error(cluster: &Cluster, session: &mut Session, epoch
     assert_eq!(lag(cluster, "site-a"), 0.0, "the primary is not behind itself");
     let status = cluster.status("site-a");
     assert_eq!(status["peers"][0]["state"], "DOWN");
-    assert_eq!(cluster.metrics("site-a").errors() - before, 1.0, "one absence is one error:\n{}", cluster.log("site-a"));
+    assert_eq!(
+        cluster.metrics("site-a").errors() - before,
+        1.0,
+        "one absence is one error:\n{}",
+        cluster.log("site-a")
+    );
     assert_eq!(cluster.metrics("site-a").get("claudefs_replication_peer_up{site=\"site-b\"}"), Some(0.0));
 
     cluster.start("site-b");

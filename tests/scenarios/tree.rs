@@ -49,17 +49,20 @@ fn walk(path: &Path, shown: Vec<u8>, device: u64, tree: &mut Tree) {
             walk(&entry.path(), below, device, tree);
         }
     }
-    tree.insert(shown, Entry {
-        inode: meta.ino(),
-        kind: kind(&meta.file_type()),
-        mode: meta.mode() & 0o7777,
-        uid: meta.uid(),
-        gid: meta.gid(),
-        size: meta.size(),
-        mtime_ns: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
-        target: meta.is_symlink().then(|| fs::read_link(path).expect("it reads").into_os_string().into_vec()),
-        xattrs: xattrs(path),
-    });
+    tree.insert(
+        shown,
+        Entry {
+            inode: meta.ino(),
+            kind: kind(&meta.file_type()),
+            mode: meta.mode() & 0o7777,
+            uid: meta.uid(),
+            gid: meta.gid(),
+            size: meta.size(),
+            mtime_ns: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
+            target: meta.is_symlink().then(|| fs::read_link(path).expect("it reads").into_os_string().into_vec()),
+            xattrs: xattrs(path),
+        },
+    );
 }
 
 fn kind(file_type: &fs::FileType) -> char {
@@ -129,8 +132,19 @@ pub(crate) fn make_nasty(root: &Path) {
     // Names.
     let long = [b'n'; 255];
     let names: &[&[u8]] = &[
-        b"plain", b".hidden", b" leading and trailing ", b"-rf", b"new\nline", b"tab\tquote'\"\\back", b"\xff\xfe invalid",
-        b"half \xc3", "n\u{303} and \u{1f980}".as_bytes(), b"\x01\x7f", &long, b"%s%n", b"...",
+        b"plain",
+        b".hidden",
+        b" leading and trailing ",
+        b"-rf",
+        b"new\nline",
+        b"tab\tquote'\"\\back",
+        b"\xff\xfe invalid",
+        b"half \xc3",
+        "n\u{303} and \u{1f980}".as_bytes(),
+        b"\x01\x7f",
+        &long,
+        b"%s%n",
+        b"...",
     ];
     for name in names {
         fs::write(at(name), name).unwrap();
@@ -159,7 +173,13 @@ pub(crate) fn make_nasty(root: &Path) {
     rustix::fs::mknodat(cwd, at(b"fifo"), rustix::fs::FileType::Fifo, 0o640.into(), 0).unwrap();
     drop(std::os::unix::net::UnixListener::bind(at(b"socket")).unwrap());
     // Root may make devices, unless a container forbids it.
-    let _ = rustix::fs::mknodat(cwd, at(b"null"), rustix::fs::FileType::CharacterDevice, 0o666.into(), rustix::fs::makedev(1, 3));
+    let _ = rustix::fs::mknodat(
+        cwd,
+        at(b"null"),
+        rustix::fs::FileType::CharacterDevice,
+        0o666.into(),
+        rustix::fs::makedev(1, 3),
+    );
     // Extended attributes where there are any.
     let _ = xattr::set(at(b"plain"), "user.tag", b"\0binary\xff");
     let _ = xattr::set(at(b"plain"), "user.empty", b"");
