@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use cfs_model::op::op::Kind;
 use cfs_model::op::{
-    Attributes, Create, InodeKind, Link, Mkdir, Op, RemoveXattr, Rmdir, SetAttr, SetXattr, Symlink, Unlink,
+    Attributes, Create, InodeKind, Link, Mkdir, Op, RemoveXattr, Rmdir, SetAttr, SetXattr, Symlink, Time, Unlink,
 };
 use cfs_rpc::v1::{Node, Xattr};
 
@@ -37,6 +37,21 @@ pub struct Child {
     pub name: Bytes,
     /// Its number.
     pub inode: u64,
+    /// When it was changed last, as compared.
+    pub mtime: Option<Time>,
+}
+
+impl Child {
+    fn new(name: &Bytes, node: &DiskNode) -> Self {
+        Self { name: name.clone(), inode: node.inode, mtime: node.attributes.mtime }
+    }
+}
+
+/// What to journal for a directory that was compared when it had this time of change, and was read as `now` after.
+pub fn changed_since(mtime: Option<Time>, now: &DiskNode) -> Option<Op> {
+    let Attributes { size, mtime: mtime_now, .. } = now.attributes;
+    let attributes = Some(Attributes { size, mtime: mtime_now, ..Attributes::default() });
+    (mtime != mtime_now).then(|| Op { kind: Some(Kind::SetAttr(SetAttr { inode: now.inode, attributes })) })
 }
 
 /// The difference of one directory.
@@ -114,7 +129,7 @@ struct Place<'a> {
 /// Another name of an inode that was compared already.
 fn again(at: &Place<'_>, node: &DiskNode, old: Option<Held>, changes: &mut Changes) {
     if node.kind == InodeKind::Directory {
-        changes.moved.push(Child { name: at.name.clone(), inode: node.inode });
+        changes.moved.push(Child::new(at.name, node));
     } else if old.as_ref().is_none_or(|old| old.inode != node.inode) {
         changes.updated += 1;
         changes.ops.push(link(at, node));
@@ -124,7 +139,7 @@ fn again(at: &Place<'_>, node: &DiskNode, old: Option<Held>, changes: &mut Chang
 
 fn first(at: &Place<'_>, node: &DiskNode, old: Option<Held>, elsewhere: &HashMap<u64, Node>, changes: &mut Changes) {
     if node.kind == InodeKind::Directory && !node.mount_point {
-        changes.children.push(Child { name: at.name.clone(), inode: node.inode });
+        changes.children.push(Child::new(at.name, node));
     }
     let here = old.as_ref().is_some_and(|old| old.inode == node.inode);
     let known = if here { old.as_ref().and_then(|old| old.node.as_ref()) } else { elsewhere.get(&node.inode) };

@@ -111,13 +111,18 @@ impl Directory {
     /// # Errors
     /// Those of the system; [`Errno::XDEV`] for a mount point, [`Errno::STALE`] if it is another inode than expected.
     pub fn open_child(&self, name: &[u8], inode: u64) -> Result<Self, Errno> {
+        let child = self.open_any(name)?;
+        if rustix::fs::fstat(&*child.fd)?.st_ino == inode { Ok(child) } else { Err(Errno::STALE) }
+    }
+
+    /// Opens the directory `name` within this one, whichever it is. Blocks.
+    ///
+    /// # Errors
+    /// Those of the system; [`Errno::XDEV`] for a mount point.
+    pub fn open_any(&self, name: &[u8]) -> Result<Self, Errno> {
         let fd = rustix::fs::openat(&*self.fd, name, OPEN, Mode::empty())?;
         let stat = rustix::fs::fstat(&fd)?;
-        match stat {
-            _ if stat.st_dev != self.device => Err(Errno::XDEV),
-            _ if stat.st_ino != inode => Err(Errno::STALE),
-            _ => Ok(Self { fd: Arc::new(fd), device: self.device }),
-        }
+        if stat.st_dev == self.device { Ok(Self { fd: Arc::new(fd), device: self.device }) } else { Err(Errno::XDEV) }
     }
 
     /// A path under which the system finds this directory while it is open here.

@@ -92,9 +92,10 @@ impl Follower<'_> {
             self.compare(way, inode, names, &mut seen, &mut gone, &mut jobs).await?;
         }
         let walk = Walk::new(self.store, self.emitter, false).watched(self.watcher.clone());
-        gone.extend(walk.having_seen(seen).below(jobs).await?);
+        let (gone_below, seen) = walk.having_seen(seen).below(jobs).await?;
+        gone.extend(gone_below);
         self.applied = self.emitter.settle().await?.or(self.applied);
-        self.remove(gone).await?;
+        self.remove(gone, &seen).await?;
         self.applied = self.emitter.settle().await?.or(self.applied);
         let appended = self.emitter.summary.entries_appended - before;
         if self.verbose && appended > 0 {
@@ -150,7 +151,8 @@ impl Follower<'_> {
             let place = Place { parent: inode, name: child.name.clone() };
             self.watcher.moved(child.inode, place);
             let path = joined(&path, &child.name);
-            jobs.push(Job { above: directory.clone(), parent: inode, name: child.name, inode: child.inode, path });
+            let (name, mtime) = (child.name, child.mtime);
+            jobs.push(Job { above: directory.clone(), parent: inode, name, inode: child.inode, mtime, path });
         }
         gone.extend(changes.gone);
         Ok(())
@@ -176,16 +178,45 @@ impl Follower<'_> {
         Ok(looked.await?)
     }
 
-    async fn remove(&mut self, gone: Vec<Gone>) -> anyhow::Result<()> {
+    /// Removes names. Of other inodes than directories that were not `seen`, the store's count of names says whether
+    /// they are gone too.
+    async fn remove(&mut self, gone: Vec<Gone>, seen: &Seen) -> anyhow::Result<()> {
         let watcher = self.watcher.clone();
         let alive = |gone: &Gone| {
-            gone.kind == InodeKind::Directory
-                && watcher.place(gone.inode).is_some_and(|p| p.parent != gone.parent || p.name != gone.name)
+            let moved = |place: Place| place.parent != gone.parent || place.name != gone.name;
+            seen.contains_key(&gone.inode)
+                || gone.kind == InodeKind::Directory && watcher.place(gone.inode).is_some_and(moved)
         };
         let left: Vec<u64> =
             gone.iter().filter(|g| g.kind == InodeKind::Directory && !alive(g)).map(|g| g.inode).collect();
-        Removal::new(self.store, &alive).run(gone, self.applied, self.emitter).await?;
+        let mut removal = Removal::new(self.store, &alive);
+        removal.run(gone, self.applied, self.emitter).await?;
         left.into_iter().for_each(|inode| self.watcher.left(inode));
+        // What was changed under the name that went shows under the others, of which there are no events.
+        let survivors = removal.survivors();
+        if !survivors.is_empty() {
+            self.applied = self.emitter.settle().await?.or(self.applied);
+            self.store.names(0, vec![ROOT_NAME], self.applied).await?;
+        }
+        for inode in survivors {
+            if let Some(path) = self.store.path(inode).await? {
+                self.mark_path(path).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a path of the tree, if it leads anywhere.
+    async fn mark_path(&self, path: Bytes) -> anyhow::Result<()> {
+        let (root, watcher) = (self.root.clone(), self.watcher.clone());
+        let marking = tokio::task::spawn_blocking(move || {
+            let mut names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+            let last = names.pop()?;
+            let above = names.into_iter().try_fold(root, |above, name| above.open_any(name)).ok()?;
+            watcher.mark(above.node().ok()?.inode, Bytes::copy_from_slice(last));
+            Some(())
+        });
+        marking.await?;
         Ok(())
     }
 }

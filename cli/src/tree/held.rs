@@ -90,6 +90,15 @@ impl Store {
         Ok(found)
     }
 
+    /// One path of an inode, if it has any.
+    ///
+    /// # Errors
+    /// When the site does not answer for ten minutes, or refuses.
+    pub async fn path(&self, inode: u64) -> Result<Option<Bytes>, client::Error> {
+        let ask = || async { Ok(self.client.clone().lookup(LookupRequest { inode }).await?.into_inner()) };
+        Ok(patiently(&format!("look up inode {inode}"), ask).await?.paths.into_iter().next())
+    }
+
     /// Those of `inodes` that exist, by number. Waits while the shipper starts again.
     ///
     /// # Errors

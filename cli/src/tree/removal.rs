@@ -64,6 +64,11 @@ impl<'a> Removal<'a> {
         Ok(())
     }
 
+    /// Inodes that have names left.
+    pub fn survivors(&self) -> Vec<u64> {
+        self.left.iter().filter(|(_, names)| **names > 0).map(|(inode, _)| *inode).collect()
+    }
+
     fn count(&mut self, gone: &Gone, names: u64) {
         // With an occupant, the name does not lead to this inode any more and is not counted by the store.
         let several = names + u64::from(gone.occupant.is_some()) > 1;

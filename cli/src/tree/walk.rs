@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cfs_model::op::StreamPosition;
+use cfs_model::op::{StreamPosition, Time};
 use cfs_rpc::v1::Node;
 use rustix::io::Errno;
 use tokio::task::JoinSet;
 
-use super::compare::{Changes, Gone, Seen, Sides, compare, unknown};
+use super::compare::{Changes, Gone, Seen, Sides, changed_since, compare, unknown};
 use super::disk::{Directory, DiskEntry, DiskNode, Listing, TroubleKind};
 use super::emit::Emitter;
 use super::held::{Names, Store};
@@ -31,6 +31,8 @@ pub struct Job {
     pub name: Bytes,
     /// Its number.
     pub inode: u64,
+    /// When it was changed last, as journalled.
+    pub mtime: Option<Time>,
     /// Its path within the tree, for messages.
     pub path: Bytes,
 }
@@ -39,6 +41,8 @@ pub struct Job {
 struct Reading {
     job: Job,
     directory: Directory,
+    /// Itself, after it was watched and read.
+    node: Option<DiskNode>,
     listing: Listing,
     held: Names,
     elsewhere: HashMap<u64, Node>,
@@ -96,7 +100,7 @@ impl<'a> Walk<'a> {
         node: DiskNode,
         applied: Option<StreamPosition>,
     ) -> anyhow::Result<Option<StreamPosition>> {
-        let inode = node.inode;
+        let (inode, mtime) = (node.inode, node.attributes.mtime);
         let held = self.store.names(0, vec![super::ROOT_NAME], applied).await?;
         let entry = DiskEntry { name: super::ROOT_NAME, node: Some(node) };
         let sides = Sides {
@@ -110,7 +114,7 @@ impl<'a> Walk<'a> {
         self.apply(&changes, b"").await?;
         self.gone.extend(changes.gone);
         self.emitter.summary.seen += 1;
-        let job = Job { above: root, parent: 0, name: super::ROOT_NAME, inode, path: Bytes::new() };
+        let job = Job { above: root, parent: 0, name: super::ROOT_NAME, inode, mtime, path: Bytes::new() };
         self.descend(vec![job]).await?;
         let applied = self.emitter.settle().await?.or(applied);
         let seen = &self.seen;
@@ -125,13 +129,14 @@ impl<'a> Walk<'a> {
         Ok(end)
     }
 
-    /// Walks what is below `jobs`, directories that are journalled already. What is gone is left in the answer.
+    /// Walks what is below `jobs`, directories that are journalled already. What is gone is left in the answer, with all
+    /// that was met.
     ///
     /// # Errors
     /// As [`Walk::run`].
-    pub async fn below(mut self, jobs: Vec<Job>) -> anyhow::Result<Vec<Gone>> {
+    pub async fn below(mut self, jobs: Vec<Job>) -> anyhow::Result<(Vec<Gone>, Seen)> {
         self.descend(jobs).await?;
-        Ok(self.gone)
+        Ok((self.gone, self.seen))
     }
 
     async fn descend(&mut self, mut waiting: Vec<Job>) -> anyhow::Result<()> {
@@ -151,7 +156,7 @@ impl<'a> Walk<'a> {
     }
 
     async fn compare(&mut self, reading: Reading) -> anyhow::Result<Vec<Job>> {
-        let Reading { job, directory, listing, held, elsewhere } = reading;
+        let Reading { job, directory, node, listing, held, elsewhere } = reading;
         for trouble in &listing.troubles {
             self.emitter.summary.trouble(&joined(&job.path, &trouble.name), &trouble.kind);
         }
@@ -161,6 +166,9 @@ impl<'a> Walk<'a> {
         let count = listing.entries.len() as u64;
         self.emitter.summary.seen += count;
         self.apply(&changes, &job.path).await?;
+        // Before it was watched, it may have changed unnoticed.
+        let itself = node.and_then(|node| changed_since(job.mtime, &node));
+        self.emitter.emit(itself.as_slice()).await?;
         if let Some(progress) = &mut self.progress {
             progress.advance(count);
         }
@@ -174,6 +182,7 @@ impl<'a> Walk<'a> {
             path: joined(&job.path, &child.name),
             name: child.name,
             inode: child.inode,
+            mtime: child.mtime,
         };
         Ok(changes.children.into_iter().map(child).collect())
     }
@@ -221,9 +230,10 @@ async fn read(job: Job, store: Store, fresh: bool, watcher: Option<Arc<Watcher>>
             watcher.watch(&directory, job.inode, job.parent, job.name.clone());
         }
         let listing = directory.list();
-        Ok((job, directory, listing))
+        let node = directory.node().ok();
+        Ok((job, directory, node, listing))
     });
-    let (job, directory, listing) = match opened.await? {
+    let (job, directory, node, listing) = match opened.await? {
         Ok(opened) => opened,
         // Something was mounted on it meanwhile.
         Err((job, Errno::XDEV)) => return Ok(Read::Failed(job.path, Errno::NOENT)),
@@ -231,9 +241,9 @@ async fn read(job: Job, store: Store, fresh: bool, watcher: Option<Arc<Watcher>>
     };
     if fresh {
         let (held, elsewhere) = (Names::new(), HashMap::new());
-        return Ok(Read::Done(Box::new(Reading { job, directory, listing, held, elsewhere })));
+        return Ok(Read::Done(Box::new(Reading { job, directory, node, listing, held, elsewhere })));
     }
     let held = store.names(job.inode, Vec::new(), None).await?;
     let elsewhere = store.nodes(unknown(&listing.entries, &held)).await?;
-    Ok(Read::Done(Box::new(Reading { job, directory, listing, held, elsewhere })))
+    Ok(Read::Done(Box::new(Reading { job, directory, node, listing, held, elsewhere })))
 }

@@ -162,6 +162,12 @@ impl Watcher {
         }
     }
 
+    /// Marks a name as if an event had told of it.
+    pub fn mark(&self, directory: u64, name: Bytes) {
+        self.lock().marked.mark(directory, name);
+        self.changed.notify_one();
+    }
+
     /// Directories were met in `parent` that were met elsewhere before: both places are looked at once more.
     pub fn look_again(&self, parent: u64, children: &[Child]) {
         if children.is_empty() {
