@@ -18,8 +18,8 @@ use crate::{dial, metrics, status};
 
 /// A site that does not answer within this is listed as unreachable.
 const PEER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Changes are pushed no more often than this.
-const WATCH_INTERVAL: Duration = Duration::from_millis(1);
+/// Changes are pushed no more often than this, unless the caller wants cursors alone.
+const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Serves the command line.
 #[derive(Clone)]
@@ -67,7 +67,9 @@ impl v1::inspect_server::Inspect for Service {
                     () = role.changed() => {}
                     () = out.closed() => return,
                 }
-                tokio::time::sleep(WATCH_INTERVAL).await;
+                if !cursors_only {
+                    tokio::time::sleep(WATCH_INTERVAL).await;
+                }
             }
         });
         Ok(Response::new(ReceiverStream::new(replies)))

@@ -110,11 +110,17 @@ impl Current {
     }
 
     /// Cuts the zeros that were not needed. A crash before this is durable leaves them, and does no harm.
-    pub(crate) fn close(self) -> Result<(), Error> {
+    pub(crate) fn close(&mut self) -> Result<(), Error> {
         if self.len > self.end {
             self.file.set_len(self.end).map_err(fatal("cut", &self.path))?;
+            self.len = self.end;
         }
         Ok(())
+    }
+
+    /// Lets go of it for good; what was read of it recently is not kept in memory.
+    pub(crate) fn rest(self) {
+        self.file.will_rest();
     }
 }
 

@@ -55,6 +55,8 @@ pub trait File: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// Makes contents and length durable.
     fn sync_all(&self) -> io::Result<()>;
+    /// Hints that what is durable of it will hardly be read again, so that it need not stay in memory.
+    fn will_rest(&self) {}
 }
 
 /// The real file system.
@@ -134,5 +136,10 @@ impl File for fs::File {
 
     fn sync_all(&self) -> io::Result<()> {
         fs::File::sync_all(self)
+    }
+
+    fn will_rest(&self) {
+        // Only a hint: whatever hinders it does no harm.
+        let _ = rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed);
     }
 }

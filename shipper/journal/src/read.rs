@@ -89,17 +89,28 @@ impl Reader {
     pub fn next(&mut self, max_bytes: usize) -> Result<Vec<Batch>, Error> {
         match self.stream.source(self.after, max_bytes) {
             Source::Nothing => Ok(Vec::new()),
-            Source::Tail(batches, end) => {
-                self.walk = None;
-                if let Some(last) = batches.last() {
-                    (self.after, self.chain) = (last.header().last_lsn(), last.chain_after());
-                    (self.epoch, self.place) = (last.header().epoch, Some(end));
-                }
-                Ok(batches)
-            }
+            Source::Tail(batches, end) => Ok(self.pass(batches, end)),
             Source::Segment(segment) => self.read(segment, max_bytes),
             Source::Gone(first) => Err(Error::Gone { stream: self.stream.id, after: self.after, first }),
         }
+    }
+
+    /// The same without blocking: `None` if a segment would have to be read, or cannot be.
+    pub fn next_in_memory(&mut self, max_bytes: usize) -> Option<Vec<Batch>> {
+        match self.stream.source(self.after, max_bytes) {
+            Source::Nothing => Some(Vec::new()),
+            Source::Tail(batches, end) => Some(self.pass(batches, end)),
+            Source::Segment(_) | Source::Gone(_) => None,
+        }
+    }
+
+    fn pass(&mut self, batches: Vec<Batch>, end: Place) -> Vec<Batch> {
+        self.walk = None;
+        if let Some(last) = batches.last() {
+            (self.after, self.chain) = (last.header().last_lsn(), last.chain_after());
+            (self.epoch, self.place) = (last.header().epoch, Some(end));
+        }
+        batches
     }
 
     fn read(&mut self, segment: Segment, max_bytes: usize) -> Result<Vec<Batch>, Error> {

@@ -88,6 +88,8 @@ pub struct Writer {
     stream: Arc<Stream>,
     position: Position,
     current: Option<Current>,
+    /// The segment before, which replicas and the store may still read.
+    resting: Option<Current>,
     asked: bool,
 }
 
@@ -103,7 +105,7 @@ impl Writer {
         let (position, last) = (state.position, state.segments.last().copied());
         state.written = true;
         drop(state);
-        let mut out = Self { journal, stream, position, current: None, asked: false };
+        let mut out = Self { journal, stream, position, current: None, resting: None, asked: false };
         if let Some(Segment { header, bytes }) = last {
             let path = out.stream.segment_path(header.first_lsn);
             let file = out.files().open(&path).and_then(|file| Ok((file.len()?, file)));
@@ -199,7 +201,13 @@ impl Writer {
         next.sync()?;
         next.give_name(self.files(), self.stream.segment_path(first_lsn))?;
         self.current = Some(next);
-        previous.map_or(Ok(()), Current::close)
+        let Some(mut previous) = previous else { return Ok(()) };
+        previous.close()?;
+        // The journal must not push the store out of memory.
+        if let Some(older) = self.resting.replace(previous) {
+            older.rest();
+        }
+        Ok(())
     }
 
     fn next_limit(&self) -> u64 {

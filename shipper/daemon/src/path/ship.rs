@@ -208,8 +208,13 @@ impl Session {
                 break;
             }
             let Some(mut reader) = self.pulls.get_mut(&stream).and_then(Option::take) else { continue };
-            let read = tokio::task::spawn_blocking(move || (reader.next(FRAME_TARGET_BYTES), reader)).await;
-            let (batches, reader) = read.map_err(|e| Status::internal(e.to_string()))?;
+            let (batches, reader) = match reader.next_in_memory(FRAME_TARGET_BYTES) {
+                Some(batches) => (Ok(batches), reader),
+                None => {
+                    let read = tokio::task::spawn_blocking(move || (reader.next(FRAME_TARGET_BYTES), reader)).await;
+                    read.map_err(|e| Status::internal(e.to_string()))?
+                }
+            };
             let batches = match batches {
                 Ok(batches) => batches,
                 Err(error) => {
