@@ -147,10 +147,15 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts site-a and site-b in a folder of their own.
     pub(crate) fn up() -> Self {
+        Self::up_with("site-a,site-b")
+    }
+
+    /// Starts these sites; the first is primary.
+    pub(crate) fn up_with(sites: &str) -> Self {
         for attempt in 1..=ATTEMPTS {
             let place = tempfile::tempdir().expect("a folder");
             let cluster = Self { dir: place.path().join("c"), place: Some(place) };
-            let said = cluster.dev(&["up"]);
+            let said = cluster.dev(&["up", "--sites", sites]);
             if said.code == 0 {
                 return cluster;
             }

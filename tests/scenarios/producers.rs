@@ -1,6 +1,6 @@
 //! What a producer may send, and what it gets for the rest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,14 +26,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) async fn open(socket: &PathBuf) -> Self {
+    pub(crate) async fn open(socket: &Path) -> Self {
         let channel = cfs_rpc::unix::connect(socket).await.expect("the socket answers");
         let (out, requests) = mpsc::channel(64);
         let answers = ProducerClient::new(channel).append(ReceiverStream::new(requests)).await.expect("a session");
         Self { out, answers: answers.into_inner() }
     }
 
-    pub(crate) async fn hello(socket: &PathBuf, producer: &str, durability: &str) -> (Self, ProducerHelloReply) {
+    pub(crate) async fn hello(socket: &Path, producer: &str, durability: &str) -> (Self, ProducerHelloReply) {
         let mut session = Self::open(socket).await;
         let hello = ProducerHello { protocol: 1, producer: producer.into(), durability: durability.into() };
         session.send(Request::Hello(hello)).await;
@@ -137,7 +137,7 @@ async fn bad_producers_are_refused_and_hurt_nobody() {
 }
 
 /// Each of these is refused with its reason, and takes nothing of the message with it.
-async fn refused_messages(a: &PathBuf, epoch: u64) {
+async fn refused_messages(a: &Path, epoch: u64) {
     let large: Bytes = vec![0; MAX_ENTRY_BYTES + 1].into();
     let forget = Op { kind: Some(Kind::Forget(Default::default())) }.encode_to_vec().into();
     let rootless = Op { kind: Some(Kind::Mkdir(Mkdir { inode: 5, ..Default::default() })) }.encode_to_vec().into();
@@ -166,7 +166,7 @@ async fn refused_messages(a: &PathBuf, epoch: u64) {
 }
 
 /// Sessions that do not keep to the protocol are ended, one by one.
-async fn bad_sessions(a: &PathBuf) {
+async fn bad_sessions(a: &Path) {
     let mut entries_first = Session::open(a).await;
     entries_first.append(1, 1, vec![entry(900)]).await;
     assert!(entries_first.answer().await.is_err(), "entries came before hello");
@@ -187,7 +187,7 @@ async fn bad_sessions(a: &PathBuf) {
 }
 
 /// Invariant 8: what is sent again, by the same session or by the next one, is in the journal once.
-async fn retries_are_exactly_once(a: &PathBuf, epoch: u64) {
+async fn retries_are_exactly_once(a: &Path, epoch: u64) {
     // Vanishes without waiting for its ack.
     let (session, _) = Session::hello(a, "vanishing", "").await;
     session.append(epoch, 1, vec![entry(100)]).await;
@@ -206,7 +206,7 @@ async fn retries_are_exactly_once(a: &PathBuf, epoch: u64) {
 }
 
 /// Invariant 1: only the primary appends; the refusal names it and where it listens.
-async fn appends_at_the_replica_are_sent_to_the_primary(cluster: &Cluster, a: &PathBuf) {
+async fn appends_at_the_replica_are_sent_to_the_primary(cluster: &Cluster, a: &Path) {
     let b = socket(cluster, "site-b");
     assert_ne!(*a, b);
     let mut session = Session::open(&b).await;
