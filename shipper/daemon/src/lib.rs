@@ -1,7 +1,7 @@
 //! The shipper of one site: group-commits the journal, streams it between sites over mTLS, applies it to the metadata
 //! store, and obeys the current epoch.
 //!
-//! An entry's way is in [`path`], in the order of the journey. What all parts share is the [`node`].
+//! An entry's way is in `path`, in the order of the journey. What all parts share is the `node`.
 
 mod dial;
 mod digests;
