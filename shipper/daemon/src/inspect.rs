@@ -32,7 +32,6 @@ impl v1::inspect_server::Inspect for Service {
     type WatchStatusStream = Replies<v1::StatusReply>;
     type ListStream = Replies<v1::ListReply>;
     type ReadDirectoryStream = Replies<v1::ListReply>;
-    type LostStream = Replies<v1::LostWrite>;
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let mut reply = status::local(&self.0);
@@ -108,11 +107,6 @@ impl v1::inspect_server::Inspect for Service {
         request: Request<v1::ConsistencyRequest>,
     ) -> Result<Response<v1::ConsistencyReply>, Status> {
         Ok(Response::new(consistency::check(&self.0, &request.into_inner()).await?))
-    }
-
-    async fn lost(&self, _: Request<v1::LostRequest>) -> Result<Response<Self::LostStream>, Status> {
-        let store = self.0.store.clone();
-        Ok(streamed(move |out| lookup::lost(&*store, out)))
     }
 }
 

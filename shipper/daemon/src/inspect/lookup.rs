@@ -1,19 +1,16 @@
-//! One inode, and the writes that lost a merge.
+//! One inode.
 
 use cfs_model::Version;
 use cfs_rpc::v1;
-use cfs_shipper_core::merge::{Field, Register};
+use cfs_shipper_core::merge::Field;
 use cfs_store::Store;
-use cfs_store::lost::{LostEvent, LostKey, LostValue};
 use cfs_store::view::{self, InodeView, State};
 use tonic::Status;
 
-use super::{Sink, node_view, store_error};
+use super::{node_view, store_error};
 
 /// Paths of one inode in an answer.
 const MAX_PATHS: usize = 1000;
-/// Lost writes read from the store at a time.
-const PAGE: usize = 256;
 
 /// An inode with its paths and the version of each register.
 pub(super) fn lookup(store: &dyn Store, inode: u64) -> Result<v1::LookupReply, Status> {
@@ -67,37 +64,4 @@ fn field_text(view: &InodeView, field: Field) -> Vec<u8> {
         Field::Extents => return view.extents.clone().unwrap_or_default(),
     };
     text.into_bytes()
-}
-
-/// All lost writes, in the order of registers.
-pub(super) fn lost(store: &dyn Store, out: &Sink<v1::LostWrite>) -> Result<(), Status> {
-    let mut after: Option<LostKey> = None;
-    loop {
-        let page = store.lost(after.as_ref(), PAGE).map_err(store_error)?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = Some(last.key.clone());
-        for event in page {
-            let write = lost_write(event);
-            out.blocking_send(Ok(write)).map_err(|_| Status::cancelled("the caller is gone"))?;
-        }
-    }
-}
-
-fn lost_write(event: LostEvent) -> v1::LostWrite {
-    let (inode, name) = match &event.key.register {
-        Register::Field(inode, field) => (*inode, field.name().to_owned()),
-        Register::Dentry(parent, name) => (*parent, format!("entry {}", String::from_utf8_lossy(name))),
-        Register::Xattr(inode, name) => (*inode, format!("xattr {}", String::from_utf8_lossy(name))),
-    };
-    let value = match event.value {
-        LostValue::Removed => b"removed".to_vec(),
-        LostValue::Live { kind, .. } => format!("live, kind {kind}").into_bytes(),
-        LostValue::Number(n) => n.to_string().into_bytes(),
-        LostValue::Time { seconds, nanos } => format!("{seconds}.{nanos:09}").into_bytes(),
-        LostValue::Bytes(bytes) => bytes,
-        LostValue::Entry(inode, kind) => format!("inode {inode}, kind {kind}").into_bytes(),
-        LostValue::Tombstone => b"removed".to_vec(),
-    };
-    let version = register(name.clone(), value.clone(), &event.version);
-    v1::LostWrite { inode, register: name, value: value.into(), version: Some(version), superseded: event.superseded }
 }
