@@ -1,21 +1,28 @@
 //! The client against a shipper that breaks, refuses and starts again.
 
+#![allow(clippy::expect_used, reason = "a test may panic in the functions that it shares, too")]
+
 mod server;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cfs_client::{Ack, Append, Error, Fatal, Options, Producer, Target};
-use cfs_model::Epoch;
+use cfs_model::{ClusterId, Epoch, SiteName};
+use cfs_rpc::connect::{self, Dial};
+use cfs_rpc::identity::Identity;
+use cfs_rpc::unix;
 use cfs_rpc::v1::refusal::Reason;
 use cfs_rpc::v1::{Backpressure, Fenced};
 use server::{BAD, Fault, Shipper};
 use tokio::time::timeout;
+use tonic::transport::Channel;
 
 const SOON: Duration = Duration::from_secs(10);
 
-async fn connect(shipper: &Shipper, options: Options) -> Result<Producer, Arc<Fatal>> {
+async fn producer_of(shipper: &Shipper, options: Options) -> Result<Producer, Arc<Fatal>> {
     let connecting = Producer::connect(Target::Unix(shipper.socket()), "p", options);
     timeout(SOON, connecting).await.expect("a producer in time")
 }
@@ -41,7 +48,7 @@ fn start() -> (tempfile::TempDir, Arc<Shipper>) {
 #[tokio::test]
 async fn appends_in_order_and_acknowledges() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     let mut acks = producer.acks();
     let mut appends = Vec::new();
     for n in 0..1000 {
@@ -65,7 +72,7 @@ async fn appends_in_order_and_acknowledges() {
 #[tokio::test]
 async fn broken_connections_lose_and_double_nothing() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     for round in 0..10 {
         shipper.fault(if round % 2 == 0 { Fault::BreakAfterStoring } else { Fault::Break });
         let entries = numbers(round * 100..round * 100 + 100).into_iter().map(Bytes::from).collect();
@@ -81,7 +88,7 @@ async fn broken_connections_lose_and_double_nothing() {
 #[tokio::test]
 async fn waits_while_the_shipper_is_away() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     ack(append(&producer, "0").await).await.expect("durable");
     shipper.kill().await;
     shipper.fault(Fault::Break);
@@ -96,10 +103,10 @@ async fn waits_while_the_shipper_is_away() {
 #[tokio::test]
 async fn a_new_process_goes_on_after_what_is_held() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     ack(append(&producer, "0").await).await.expect("durable");
     drop(producer);
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     assert_eq!(producer.first_seq(), 2);
     assert_eq!(ack(append(&producer, "1").await).await.expect("durable").seq, 2);
     shipper.assert_contiguous();
@@ -111,7 +118,7 @@ async fn a_repeated_list_is_appended_once() {
     let (_dir, shipper) = start();
     for length in [3, 7] {
         let options = Options { first_seq: Some(1), ..Options::default() };
-        let producer = connect(&shipper, options).await.expect("a producer");
+        let producer = producer_of(&shipper, options).await.expect("a producer");
         let append =
             producer.append_all(numbers(0..length).into_iter().map(Bytes::from).collect()).await.expect("room");
         assert_eq!(ack(append).await.expect("durable").seq, u64::from(length));
@@ -122,7 +129,8 @@ async fn a_repeated_list_is_appended_once() {
 #[tokio::test]
 async fn a_gap_is_refused() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options { first_seq: Some(5), ..Options::default() }).await.expect("a producer");
+    let producer =
+        producer_of(&shipper, Options { first_seq: Some(5), ..Options::default() }).await.expect("a producer");
     let refused = ack(append(&producer, "x").await).await;
     assert!(matches!(refused, Err(Error::Invalid { ref why, .. }) if why.contains("gap")), "{refused:?}");
     assert!(shipper.texts().is_empty());
@@ -131,7 +139,7 @@ async fn a_gap_is_refused() {
 #[tokio::test]
 async fn an_invalid_entry_comes_back_and_the_others_go_on() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     let mut appends = Vec::new();
     for text in ["0", "bad", "1", "bad", "2"] {
         appends.push(append(&producer, text).await);
@@ -154,7 +162,7 @@ async fn an_invalid_entry_comes_back_and_the_others_go_on() {
 #[tokio::test]
 async fn too_long_entries_come_back_at_once() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     let long = Bytes::from(vec![0; cfs_shipper_core::caps::MAX_ENTRY_BYTES + 1]);
     assert!(matches!(producer.append_encoded(long.clone()).await, Err(Error::TooLong { entry }) if entry == long));
     assert!(matches!(producer.append_all(vec![Bytes::new(), long]).await, Err(Error::TooLong { .. })));
@@ -166,7 +174,7 @@ async fn too_long_entries_come_back_at_once() {
 #[tokio::test]
 async fn a_new_epoch_is_followed() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     ack(append(&producer, "0").await).await.expect("durable");
     shipper.fault(Fault::Refuse(Reason::Fenced(Fenced { current_epoch: 2 })));
     shipper.role.send_modify(|role| role.epoch = 2);
@@ -179,7 +187,7 @@ async fn a_new_epoch_is_followed() {
 async fn a_pinned_epoch_ends_with_it() {
     let (_dir, shipper) = start();
     let producer =
-        connect(&shipper, Options { epoch: Some(Epoch(7)), ..Options::default() }).await.expect("a producer");
+        producer_of(&shipper, Options { epoch: Some(Epoch(7)), ..Options::default() }).await.expect("a producer");
     match ack(append(&producer, "0").await).await {
         Err(Error::Unknown(why)) => {
             assert!(matches!(*why, Fatal::Fenced { pinned: Epoch(7), current: Epoch(1) }), "{why}");
@@ -193,7 +201,7 @@ async fn a_pinned_epoch_ends_with_it() {
 #[tokio::test]
 async fn backpressure_waits_and_sends_again() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     for _ in 0..3 {
         let full = Backpressure { why: "full".into(), retry_after_ms: 20 };
         shipper.fault(Fault::Refuse(Reason::Backpressure(full)));
@@ -207,7 +215,7 @@ async fn backpressure_waits_and_sends_again() {
 #[tokio::test]
 async fn another_primary_is_named() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     shipper.role.send_modify(|role| {
         role.accepting = false;
         role.primary = "site-b".into();
@@ -216,7 +224,7 @@ async fn another_primary_is_named() {
     });
     let error = ack(append(&producer, "0").await).await.expect_err("site-a is not primary").to_string();
     assert!(error.contains("site-b") && error.contains("b:1"), "{error}");
-    let refused = connect(&shipper, Options::default()).await;
+    let refused = producer_of(&shipper, Options::default()).await;
     assert!(matches!(refused.err().as_deref(), Some(Fatal::NotPrimary { primary, .. }) if primary == "site-b"));
 }
 
@@ -224,7 +232,7 @@ async fn another_primary_is_named() {
 #[tokio::test]
 async fn a_primary_that_does_not_accept_yet_is_waited_for() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     shipper.role.send_modify(|role| role.accepting = false);
     // Until the client has seen it, it would only be refused.
     let mut role = producer.watch_role();
@@ -241,7 +249,7 @@ async fn a_primary_that_does_not_accept_yet_is_waited_for() {
 async fn room_is_bounded() {
     let (_dir, shipper) = start();
     let options = Options { max_entries: 3, ..Options::default() };
-    let producer = connect(&shipper, options).await.expect("a producer");
+    let producer = producer_of(&shipper, options).await.expect("a producer");
     assert!(matches!(producer.reserve(4, 0).await, Err(Error::PermitTooLarge { max_entries: 3, .. })));
     shipper.mute(true);
     let mut permit = producer.reserve(2, 10).await.expect("room");
@@ -263,7 +271,7 @@ async fn room_is_bounded() {
 #[tokio::test]
 async fn an_unused_permit_gives_its_room_back() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options { max_entries: 2, ..Options::default() }).await.expect("a producer");
+    let producer = producer_of(&shipper, Options { max_entries: 2, ..Options::default() }).await.expect("a producer");
     for _ in 0..5 {
         drop(producer.reserve(2, 100).await.expect("room"));
     }
@@ -275,7 +283,7 @@ async fn an_unused_permit_gives_its_room_back() {
 #[tokio::test]
 async fn a_late_acknowledgement_is_asked_for_again() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     shipper.journal().deadline_ns = Some(1);
     let mut waiting = append(&producer, "0").await;
     assert!(timeout(Duration::from_millis(300), &mut waiting).await.is_err(), "its lease was over");
@@ -288,7 +296,7 @@ async fn a_late_acknowledgement_is_asked_for_again() {
 #[tokio::test]
 async fn another_process_with_the_same_name_is_noticed() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     ack(append(&producer, "0").await).await.expect("durable");
     shipper.journal().held.insert("p".into(), 5);
     shipper.fault(Fault::Break);
@@ -302,7 +310,7 @@ async fn another_process_with_the_same_name_is_noticed() {
 #[tokio::test]
 async fn a_journal_that_lost_what_it_acknowledged_is_noticed() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     ack(append(&producer, "0").await).await.expect("durable");
     shipper.journal().held.insert("p".into(), 0);
     shipper.fault(Fault::Break);
@@ -316,7 +324,7 @@ async fn a_journal_that_lost_what_it_acknowledged_is_noticed() {
 #[tokio::test]
 async fn a_later_epoch_may_hold_less() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     for n in numbers(0..2) {
         ack(append(&producer, &n).await).await.expect("durable");
     }
@@ -331,21 +339,21 @@ async fn a_later_epoch_may_hold_less() {
 async fn gives_up_when_told_to_and_says_what_is_unknown() {
     let (_dir, shipper) = start();
     let options = Options { give_up_after: Some(Duration::from_millis(200)), ..Options::default() };
-    let producer = connect(&shipper, options.clone()).await.expect("a producer");
+    let producer = producer_of(&shipper, options.clone()).await.expect("a producer");
     shipper.mute(true);
     let sent = append(&producer, "0").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     shipper.kill().await;
     assert!(matches!(ack(sent).await, Err(Error::Unknown(why)) if matches!(*why, Fatal::GaveUp { .. })));
     assert!(matches!(producer.flush().await, Err(Error::Unknown(_))));
-    assert!(matches!(connect(&shipper, options).await.err().as_deref(), Some(Fatal::GaveUp { .. })));
+    assert!(matches!(producer_of(&shipper, options).await.err().as_deref(), Some(Fatal::GaveUp { .. })));
 }
 
 /// A producer that vanishes half-way leaves what it sent, once, and nothing else.
 #[tokio::test]
 async fn dropping_the_producer_ends_its_appends() {
     let (_dir, shipper) = start();
-    let producer = connect(&shipper, Options::default()).await.expect("a producer");
+    let producer = producer_of(&shipper, Options::default()).await.expect("a producer");
     shipper.mute(true);
     let pending = append(&producer, "0").await;
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -361,4 +369,52 @@ async fn names_are_checked() {
         let refused = Producer::connect(Target::Unix(shipper.socket()), &name, Options::default()).await;
         assert!(matches!(refused.err().as_deref(), Some(Fatal::Name(_))));
     }
+}
+
+/// Leads to shippers of tests by address.
+struct Sites(Vec<(&'static str, Arc<Shipper>)>);
+
+#[tonic::async_trait]
+impl Dial for Sites {
+    async fn dial(&self, addr: &str, expected: &Identity) -> Result<Channel, connect::Error> {
+        let unreachable = || connect::Error::Unreachable { addr: addr.to_owned(), source: ErrorKind::NotFound.into() };
+        let (_, shipper) = self.0.iter().find(|(at, _)| *at == addr).ok_or_else(unreachable)?;
+        assert_eq!(
+            expected.site.as_str(),
+            shipper.role.borrow().site,
+            "the site is the one that its certificate names"
+        );
+        unix::connect(&shipper.socket()).await.map_err(|_| unreachable())
+    }
+}
+
+fn switch_to(shipper: &Shipper, site: &str, primary: &str, epoch: u64) {
+    shipper.role.send_modify(|role| {
+        role.site = site.into();
+        role.primary = primary.into();
+        role.address = format!("{primary}:1");
+        role.accepting = site == primary;
+        role.epoch = epoch;
+    });
+}
+
+/// Over the network a producer follows the primary, from whichever site it begins and wherever that moves.
+#[tokio::test]
+async fn a_failover_is_followed() {
+    let ((_dir_a, a), (_dir_b, b)) = (start(), start());
+    switch_to(&a, "site-a", "site-b", 1);
+    switch_to(&b, "site-b", "site-b", 1);
+    let dial = Arc::new(Sites(vec![("site-a:1", a.clone()), ("site-b:1", b.clone())]));
+    let sites = vec![(SiteName::new("site-a").expect("a name"), "site-a:1".to_owned())];
+    let target = Target::Tls { dial, cluster: ClusterId([7; 16]), sites };
+    let producer = timeout(SOON, Producer::connect(target, "p", Options::default())).await;
+    let producer = producer.expect("in time").expect("a producer");
+    ack(append(&producer, "0").await).await.expect("durable");
+    assert_eq!((a.texts().len(), b.texts().len()), (0, 1));
+    // The journal travelled before the role did.
+    a.journal().held.insert("p".into(), 1);
+    switch_to(&a, "site-a", "site-a", 2);
+    switch_to(&b, "site-b", "site-a", 2);
+    ack(append(&producer, "1").await).await.expect("durable");
+    assert_eq!((a.texts(), b.texts().len()), (vec!["1".to_owned()], 1));
 }

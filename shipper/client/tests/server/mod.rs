@@ -1,7 +1,5 @@
 //! A shipper as the contract of `producer.proto` has it, with faults to order. It keeps its journal across restarts.
 
-#![allow(dead_code, reason = "each test file uses a part")]
-
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,10 +22,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// What never is an operation here.
-pub const BAD: &[u8] = b"bad";
+pub(crate) const BAD: &[u8] = b"bad";
 
 /// What a message of entries meets instead of being taken.
-pub enum Fault {
+pub(crate) enum Fault {
     /// Refused so.
     Refuse(Reason),
     /// The connection ends before anything is stored.
@@ -37,21 +35,21 @@ pub enum Fault {
 }
 
 #[derive(Default)]
-pub struct Journal {
-    pub held: HashMap<String, u64>,
-    pub entries: Vec<(String, u64, Bytes)>,
-    pub faults: VecDeque<Fault>,
-    pub hellos: Vec<ProducerHello>,
-    pub messages: usize,
+pub(crate) struct Journal {
+    pub(crate) held: HashMap<String, u64>,
+    pub(crate) entries: Vec<(String, u64, Bytes)>,
+    pub(crate) faults: VecDeque<Fault>,
+    pub(crate) hellos: Vec<ProducerHello>,
+    pub(crate) messages: usize,
     /// Stored entries stay unacknowledged.
-    pub mute: bool,
+    pub(crate) mute: bool,
     /// The lease deadline that acks carry.
-    pub deadline_ns: Option<u64>,
+    pub(crate) deadline_ns: Option<u64>,
 }
 
-pub struct Shipper {
-    pub journal: Mutex<Journal>,
-    pub role: watch::Sender<RoleState>,
+pub(crate) struct Shipper {
+    pub(crate) journal: Mutex<Journal>,
+    pub(crate) role: watch::Sender<RoleState>,
     unmuted: tokio::sync::Notify,
     killed: tokio::sync::Notify,
     socket: PathBuf,
@@ -60,7 +58,7 @@ pub struct Shipper {
 
 impl Shipper {
     /// A primary in epoch 1.
-    pub fn start(dir: &Path) -> Arc<Self> {
+    pub(crate) fn start(dir: &Path) -> Arc<Self> {
         let role = RoleState {
             site: "site-a".into(),
             primary: "site-a".into(),
@@ -81,15 +79,15 @@ impl Shipper {
         shipper
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.socket.clone()
     }
 
-    pub fn journal(&self) -> MutexGuard<'_, Journal> {
+    pub(crate) fn journal(&self) -> MutexGuard<'_, Journal> {
         self.journal.lock().expect("no test panics with the lock")
     }
 
-    pub fn serve(self: &Arc<Self>) {
+    pub(crate) fn serve(self: &Arc<Self>) {
         let listener = unix::bind(&self.socket).expect("a socket");
         let service = ProducerServer::new(Service(self.clone()));
         let server = cfs_rpc::http2::server().add_service(service);
@@ -100,7 +98,7 @@ impl Shipper {
     }
 
     /// As kill -9 does.
-    pub async fn kill(&self) {
+    pub(crate) async fn kill(&self) {
         let serving = self.serving.lock().expect("no test panics with the lock").take();
         if let Some(serving) = serving {
             serving.abort();
@@ -110,22 +108,22 @@ impl Shipper {
         self.killed.notify_waiters();
     }
 
-    pub fn mute(&self, mute: bool) {
+    pub(crate) fn mute(&self, mute: bool) {
         self.journal().mute = mute;
         self.unmuted.notify_waiters();
     }
 
-    pub fn fault(&self, fault: Fault) {
+    pub(crate) fn fault(&self, fault: Fault) {
         self.journal().faults.push_back(fault);
     }
 
     /// What the journal holds, without names.
-    pub fn texts(&self) -> Vec<String> {
+    pub(crate) fn texts(&self) -> Vec<String> {
         self.journal().entries.iter().map(|(.., op)| String::from_utf8_lossy(op).into_owned()).collect()
     }
 
     /// Every producer's numbers count up from 1 without gaps: nothing twice, nothing left out.
-    pub fn assert_contiguous(&self) {
+    pub(crate) fn assert_contiguous(&self) {
         let mut next: HashMap<String, u64> = HashMap::new();
         for (producer, seq, _) in &self.journal().entries {
             let next = next.entry(producer.clone()).or_insert(1);
