@@ -84,8 +84,10 @@ impl Process {
     /// The process that has this number now, unless it ended.
     pub(super) fn running(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (state, start_ticks) = parse_stat(&stat)?;
-        let alive = !matches!(state, 'Z' | 'X' | 'x');
+        let Stat { state, threads, start_ticks } = parse_stat(&stat)?;
+        // After a signal the first thread may have ended while another, which waits for a disk, still holds files and
+        // ports.
+        let alive = !matches!(state, 'Z' | 'X' | 'x') || threads > 1;
         alive.then_some(Self { pid, start_ticks, boot_s: boot_time()? })
     }
 
@@ -133,11 +135,18 @@ impl Process {
     }
 }
 
-/// State and start time in `/proc/PID/stat`. The name in it may hold anything, also parentheses.
-fn parse_stat(stat: &str) -> Option<(char, u64)> {
+struct Stat {
+    state: char,
+    threads: u64,
+    start_ticks: u64,
+}
+
+/// What is needed of `/proc/PID/stat`. The name in it may hold anything, also parentheses.
+fn parse_stat(stat: &str) -> Option<Stat> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+    let threads = fields.nth(16)?.parse().ok()?;
+    Some(Stat { state, threads, start_ticks: fields.nth(1)?.parse().ok()? })
 }
 
 fn boot_time() -> Option<u64> {
@@ -152,8 +161,9 @@ mod tests {
     #[test]
     fn names_with_parentheses_do_not_confuse() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
-        assert_eq!(parse_stat(stat), Some(('S', 4242)));
-        assert_eq!(parse_stat("7 (a"), None);
+        let parsed = parse_stat(stat).expect("it is one");
+        assert_eq!((parsed.state, parsed.threads, parsed.start_ticks), ('S', 1, 4242));
+        assert!(parse_stat("7 (a").is_none());
     }
 
     #[test]
