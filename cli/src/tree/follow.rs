@@ -13,9 +13,10 @@ use super::compare::{Gone, Seen, Sides, compare, unknown};
 use super::disk::{Directory, DiskEntry, Listing};
 use super::emit::Emitter;
 use super::held::Store;
+use super::marked::Marked;
 use super::removal::Removal;
 use super::walk::{Job, Walk, apply, joined};
-use super::watch::{Marked, Place, Watcher};
+use super::watch::{Place, Watcher};
 
 /// What happens together is compared together: so a rename is one, and a burst of writes is looked at once.
 const DEBOUNCE: Duration = Duration::from_millis(20);

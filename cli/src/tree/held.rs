@@ -1,6 +1,8 @@
 //! What the local site's store holds, as the comparison needs it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -45,12 +47,14 @@ pub type Names = HashMap<Bytes, Held>;
 #[derive(Debug, Clone)]
 pub struct Store {
     client: InspectClient<Channel>,
+    /// The shipper does not answer, and that was said.
+    away: Arc<AtomicBool>,
 }
 
 impl Store {
     /// Reads through this connection.
-    pub const fn new(client: InspectClient<Channel>) -> Self {
-        Self { client }
+    pub fn new(client: InspectClient<Channel>) -> Self {
+        Self { client, away: Arc::default() }
     }
 
     /// What the site says of itself.
@@ -59,7 +63,7 @@ impl Store {
     /// When it does not answer.
     pub async fn status(&self) -> Result<StatusReply, client::Error> {
         let ask = || async { Ok(self.client.clone().status(StatusRequest::default()).await?.into_inner()) };
-        patiently("tell its status", ask).await
+        self.patiently("tell its status", ask).await
     }
 
     /// The names of directory `inode`, or those of `names` that exist, once `applied` is applied. Directory 0 is the
@@ -74,7 +78,7 @@ impl Store {
         applied: Option<StreamPosition>,
     ) -> Result<Names, client::Error> {
         let request = ReadDirectoryRequest { inode, names, applied };
-        patiently(&format!("read directory {inode}"), || self.read(request.clone())).await
+        self.patiently(&format!("read directory {inode}"), || self.read(request.clone())).await
     }
 
     async fn read(&self, request: ReadDirectoryRequest) -> Result<Names, Status> {
@@ -96,7 +100,35 @@ impl Store {
     /// When the site does not answer for ten minutes, or refuses.
     pub async fn path(&self, inode: u64) -> Result<Option<Bytes>, client::Error> {
         let ask = || async { Ok(self.client.clone().lookup(LookupRequest { inode }).await?.into_inner()) };
-        Ok(patiently(&format!("look up inode {inode}"), ask).await?.paths.into_iter().next())
+        Ok(self.patiently(&format!("look up inode {inode}"), ask).await?.paths.into_iter().next())
+    }
+
+    /// Asks again while the shipper is away: an import outlives a restart of it.
+    async fn patiently<T, F: Future<Output = Result<T, Status>>>(
+        &self,
+        action: &str,
+        mut ask: impl FnMut() -> F,
+    ) -> Result<T, client::Error> {
+        let since = Instant::now();
+        let mut pause = MIN_PAUSE;
+        loop {
+            match ask().await {
+                Ok(answer) => {
+                    if self.away.swap(false, Ordering::Relaxed) {
+                        anstream::eprintln!("the shipper answers again");
+                    }
+                    return Ok(answer);
+                }
+                Err(status) if may_pass(status.code()) && since.elapsed() < PATIENCE => {
+                    if !self.away.swap(true, Ordering::Relaxed) {
+                        anstream::eprintln!("waiting for the shipper, which does not answer: {}", status.message());
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(MAX_PAUSE);
+                }
+                Err(status) => return Err(client::failed(action)(status)),
+            }
+        }
     }
 
     /// Those of `inodes` that exist, by number. Waits while the shipper starts again.
@@ -106,32 +138,12 @@ impl Store {
     pub async fn nodes(&self, inodes: Vec<u64>) -> Result<HashMap<u64, Node>, client::Error> {
         let lookups = inodes.into_iter().map(|inode| async move {
             let ask = || async { Ok(self.client.clone().lookup(LookupRequest { inode }).await?.into_inner()) };
-            let reply = patiently(&format!("look up inode {inode}"), ask).await?;
+            let reply = self.patiently(&format!("look up inode {inode}"), ask).await?;
             let live = reply.found && !reply.removed;
             Ok::<_, client::Error>(reply.node.filter(|node| live && node.attributes.is_some()).map(|n| (inode, n)))
         });
         let found = futures::stream::iter(lookups).buffer_unordered(LOOKUPS);
         found.try_filter_map(|found| std::future::ready(Ok(found))).try_collect().await
-    }
-}
-
-/// Asks again while the shipper is away: an import outlives a restart of it.
-async fn patiently<T, F: Future<Output = Result<T, Status>>>(
-    action: &str,
-    mut ask: impl FnMut() -> F,
-) -> Result<T, client::Error> {
-    let since = Instant::now();
-    let mut pause = MIN_PAUSE;
-    loop {
-        match ask().await {
-            Ok(answer) => return Ok(answer),
-            Err(status) if may_pass(status.code()) && since.elapsed() < PATIENCE => {
-                tracing::info!(%status, action, "the shipper does not answer, asking again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(MAX_PAUSE);
-            }
-            Err(status) => return Err(client::failed(action)(status)),
-        }
     }
 }
 

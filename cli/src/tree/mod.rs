@@ -11,11 +11,13 @@ pub mod disk;
 pub mod emit;
 pub mod follow;
 pub mod held;
+pub mod marked;
 pub mod progress;
 pub mod removal;
 pub mod report;
 pub mod walk;
 pub mod watch;
+mod xattrs;
 
 /// The name of the root directory in directory 0.
 pub const ROOT_NAME: bytes::Bytes = bytes::Bytes::from_static(b"/");

@@ -4,7 +4,7 @@
 //! event too many costs a look, and what events cannot say (they were lost, or a directory is not watched) is made up
 //! for by comparing everything again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -18,9 +18,8 @@ use tokio::sync::Notify;
 use super::ROOT_NAME;
 use super::compare::Child;
 use super::disk::Directory;
+use super::marked::Marked;
 
-/// Names that may be marked before the whole tree is compared instead.
-const MAX_MARKED: usize = 100_000;
 /// Bytes of events that are read at a time.
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -36,37 +35,6 @@ const EVENTS: WatchMask = WatchMask::CREATE
     .union(WatchMask::DELETE_SELF)
     .union(WatchMask::MOVE_SELF)
     .union(WatchMask::ONLYDIR);
-
-/// What changed: directories, and names in them.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Marked {
-    /// Names by directory.
-    pub names: HashMap<u64, HashSet<Bytes>>,
-    /// Events were lost: anything may have changed.
-    pub everything: bool,
-    count: usize,
-}
-
-impl Marked {
-    /// Marks a name.
-    pub fn mark(&mut self, directory: u64, name: Bytes) {
-        if self.everything {
-            return;
-        }
-        self.count += usize::from(self.names.entry(directory).or_default().insert(name));
-        if self.count > MAX_MARKED {
-            self.lose();
-        }
-    }
-
-    fn lose(&mut self) {
-        *self = Self { everything: true, ..Self::default() };
-    }
-
-    fn is_empty(&self) -> bool {
-        self.names.is_empty() && !self.everything
-    }
-}
 
 /// Where a directory is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,7 @@ mod append;
 mod driver;
 mod error;
 mod in_flight;
+mod lease;
 mod options;
 mod producer;
 mod route;

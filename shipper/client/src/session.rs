@@ -1,11 +1,8 @@
 //! One connection: hello, then entries one way and acknowledgements the other.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cfs_model::Epoch;
-use cfs_rpc::clock::Clock;
 use cfs_rpc::v1::append_request::Kind as Request;
 use cfs_rpc::v1::append_response::Kind as Response;
 use cfs_rpc::v1::producer_client::ProducerClient;
@@ -20,6 +17,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::error::Fatal;
 use crate::in_flight::Mismatch;
+use crate::lease::Lease;
 use crate::options::Options;
 use crate::producer::Ack;
 use crate::shared::Shared;
@@ -29,8 +27,6 @@ const PROTOCOL: u32 = 1;
 const MESSAGES: usize = 2;
 /// Bound on the answer to hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
-/// What a lease deadline says when there is none.
-const NO_DEADLINE: u64 = u64::MAX;
 
 /// How a session ended.
 pub(crate) enum End {
@@ -267,45 +263,5 @@ fn broken(status: &Status) -> End {
             End::Rejected(message)
         }
         _ => End::Broken(message),
-    }
-}
-
-/// Whether an acknowledgement still counts when it arrives.
-struct Lease<'a> {
-    clock: &'a dyn Clock,
-    /// Over the network the shipper's clock cannot be read: an acknowledgement left later than what it acknowledges
-    /// was sent, so a lease that had so much left then ends no earlier. When each message's last entry was sent.
-    sent: Option<Mutex<VecDeque<(u64, Duration)>>>,
-    began: Duration,
-}
-
-impl<'a> Lease<'a> {
-    fn new(clock: &'a dyn Clock, local: bool) -> Self {
-        Self { clock, sent: (!local).then(Mutex::default), began: clock.boot() }
-    }
-
-    fn sent(&self, last_seq: u64) {
-        if let Some(sent) = &self.sent {
-            sent.lock().unwrap_or_else(PoisonError::into_inner).push_back((last_seq, self.clock.boot()));
-        }
-    }
-
-    fn is_over(&self, ack: &AppendAck) -> bool {
-        if ack.lease_deadline_boot_ns == NO_DEADLINE {
-            return false;
-        }
-        let now = self.clock.boot();
-        let Some(sent) = &self.sent else { return now > Duration::from_nanos(ack.lease_deadline_boot_ns) };
-        let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut left_after = self.began;
-        // The message that holds `through_seq` may be acknowledged in part: it stays.
-        while let Some((last_seq, at)) = sent.front().copied() {
-            if last_seq > ack.through_seq {
-                break;
-            }
-            left_after = at;
-            sent.pop_front();
-        }
-        now > left_after + Duration::from_nanos(ack.lease_left_ns)
     }
 }
