@@ -22,7 +22,8 @@ pub(crate) fn reason(node: &Node, refused: Refused, first_seq: u64) -> Reason {
         Refused::NotAccepting => not_primary(node),
         Refused::Fenced(current) => Reason::Fenced(Fenced { current_epoch: current.0 }),
         Refused::Gap { expected } => invalid(format!("sequence {first_seq} leaves a gap: {expected} comes next")),
-        Refused::Superseded => invalid("a later session of the same producer took over".into()),
+        // Nothing is wrong with the entry: asked again, the journal says what the other session appended.
+        Refused::Superseded => backpressure("a later session of the same producer took over".into()),
         Refused::BadSequence => invalid("sequence numbers start at 1".into()),
     }
 }
