@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::disk::Directory;
 
+/// A directory, and the names and numbers of its subdirectories that are left.
+type Open = (Directory, Vec<(Vec<u8>, u64)>);
+
 /// A count that grows until it is complete.
 #[derive(Debug, Default)]
 pub struct Count {
@@ -28,8 +31,8 @@ impl Count {
     }
 
     fn run(self: Arc<Self>, root: Directory) {
-        let mut open: Vec<(Directory, Vec<(Vec<u8>, u64)>)> = Vec::new();
-        let enter = |directory: Directory, open: &mut Vec<_>| {
+        let mut open: Vec<Open> = Vec::new();
+        let enter = |directory: Directory, open: &mut Vec<Open>| {
             let (entries, children) = directory.census();
             self.entries.fetch_add(entries, Ordering::Relaxed);
             if !children.is_empty() {

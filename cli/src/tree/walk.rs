@@ -218,32 +218,29 @@ pub(super) fn joined(path: &[u8], name: &[u8]) -> Bytes {
 }
 
 async fn read(job: Job, store: Store, fresh: bool, watcher: Option<Arc<Watcher>>) -> anyhow::Result<Read> {
-    let opened = tokio::task::spawn_blocking(move || {
-        let directory =
-            if job.parent == 0 { Ok(job.above.clone()) } else { job.above.open_child(&job.name, job.inode) };
-        let directory = match directory {
-            Ok(directory) => directory,
-            Err(error) => return Err((job, error)),
-        };
-        // First watched, then read: what changes in between is seen twice, and not never.
-        if let Some(watcher) = &watcher {
-            watcher.watch(&directory, job.inode, job.parent, job.name.clone());
-        }
-        let listing = directory.list();
-        let node = directory.node().ok();
-        Ok((job, directory, node, listing))
-    });
-    let (job, directory, node, listing) = match opened.await? {
-        Ok(opened) => opened,
+    let path = job.path.clone();
+    let opened = tokio::task::spawn_blocking(move || look(job, watcher.as_deref())).await?;
+    let mut reading = match opened {
+        Ok(reading) => reading,
         // Something was mounted on it meanwhile.
-        Err((job, Errno::XDEV)) => return Ok(Read::Failed(job.path, Errno::NOENT)),
-        Err((job, error)) => return Ok(Read::Failed(job.path, error)),
+        Err(Errno::XDEV) => return Ok(Read::Failed(path, Errno::NOENT)),
+        Err(error) => return Ok(Read::Failed(path, error)),
     };
-    if fresh {
-        let (held, elsewhere) = (Names::new(), HashMap::new());
-        return Ok(Read::Done(Box::new(Reading { job, directory, node, listing, held, elsewhere })));
+    if !fresh {
+        reading.held = store.names(reading.job.inode, Vec::new(), None).await?;
+        reading.elsewhere = store.nodes(unknown(&reading.listing.entries, &reading.held)).await?;
     }
-    let held = store.names(job.inode, Vec::new(), None).await?;
-    let elsewhere = store.nodes(unknown(&listing.entries, &held)).await?;
-    Ok(Read::Done(Box::new(Reading { job, directory, node, listing, held, elsewhere })))
+    Ok(Read::Done(Box::new(reading)))
+}
+
+/// Reads a directory on disk. Blocks.
+fn look(job: Job, watcher: Option<&Watcher>) -> Result<Reading, Errno> {
+    let directory = if job.parent == 0 { job.above.clone() } else { job.above.open_child(&job.name, job.inode)? };
+    // First watched, then read: what changes in between is seen twice, and not never.
+    if let Some(watcher) = watcher {
+        watcher.watch(&directory, job.inode, job.parent, job.name.clone());
+    }
+    let listing = directory.list();
+    let node = directory.node().ok();
+    Ok(Reading { job, directory, node, listing, held: Names::new(), elsewhere: HashMap::new() })
 }
