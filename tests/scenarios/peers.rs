@@ -140,14 +140,16 @@ async fn names_are_bound_to_certificates(ours: &Authority, peer: u16, site_a: &I
     let site_b = || certificates(ours, "site-b", Role::Shipper, valid(), ours.cert_pem());
     let id = ours.cluster();
     let cases = [
-        ("another site's name", hello(id, "site-a", 1)),
-        ("another site's number", hello(id, "site-b", 1)),
-        ("another cluster", hello(ClusterId([9; 16]), "site-b", 2)),
-        ("another protocol", PeerHello { protocol: 99, ..hello(id, "site-b", 2) }),
+        // Each is wrong in one thing alone.
+        ("it says that it is site-a", hello(id, "site-a", 2)),
+        ("it has number 1", hello(id, "site-b", 1)),
+        ("it belongs to cluster", hello(ClusterId([9; 16]), "site-b", 2)),
+        ("it speaks protocol 99", PeerHello { protocol: 99, ..hello(id, "site-b", 2) }),
     ];
-    for (what, hello) in cases {
+    for (reason, hello) in cases {
         let channel = dial(site_b(), peer, site_a).await.expect("the certificate is good");
-        assert!(subscribe(channel, hello).await.is_err(), "{what} was accepted");
+        let why = subscribe(channel, hello).await.expect_err(reason);
+        assert!(why.contains(reason), "refused for another reason: {why}");
     }
     let stranger = certificates(ours, "site-z", Role::Shipper, valid(), ours.cert_pem());
     let channel = dial(stranger, peer, site_a).await.expect("the certificate is good");
