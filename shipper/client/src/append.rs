@@ -128,7 +128,7 @@ impl Permit {
     /// Appends an encoded [`Op`]. Does not wait.
     ///
     /// # Errors
-    /// [`Error::PermitUsedUp`] hands the entry back; [`Error::NotSent`] when the producer has ended.
+    /// [`Error::PermitUsedUp`] hands the entry back; [`Error::NotAppended`] when the producer has ended.
     pub fn append_encoded(&mut self, entry: Bytes) -> Result<Append, Error> {
         if self.entries == 0 || self.bytes < entry.len() {
             return Err(Error::PermitUsedUp { entries: self.entries, bytes: self.bytes, entry });

@@ -93,7 +93,12 @@ impl Driver {
             End::Late => Next::Pause(None, "an acknowledgement arrived after its lease had ended".to_owned()),
             End::NotPrimary(why) => self.not_primary(why),
             End::Refused(Refusal { reason: None, .. }) => Next::Pause(None, "refused without a reason".to_owned()),
-            End::Refused(Refusal { reason: Some(reason), .. }) => self.refused(reason),
+            End::Refused(Refusal { reason: Some(reason), first_seq }) => {
+                if first_seq > 0 {
+                    self.shared.lock().not_taken(first_seq);
+                }
+                self.refused(reason)
+            }
         }
     }
 

@@ -144,7 +144,7 @@ pub enum Error {
     /// the journal or not. A new producer of the same name learns from its start which.
     #[error("the entry was sent and never acknowledged, it may be in the journal or not: {0}")]
     Unknown(Arc<Fatal>),
-    /// The producer ended before the entry was sent: it is not in the journal.
-    #[error("the entry was not sent: {0}")]
-    NotSent(Arc<Fatal>),
+    /// The producer ended before the entry was appended: it is not in the journal.
+    #[error("the entry was not appended: {0}")]
+    NotAppended(Arc<Fatal>),
 }

@@ -184,15 +184,26 @@ impl InFlight {
         Settled { freed, dropped, wakers: self.wake_settled() }
     }
 
+    /// Nothing from this sequence number on was appended.
+    pub(crate) fn not_taken(&mut self, seq: u64) {
+        let Some(before) = seq.checked_sub(self.first_seq).and_then(|count| usize::try_from(count).ok()) else {
+            return;
+        };
+        self.sent = self.sent.min(before);
+        self.ever_sent = self.ever_sent.min(seq - 1);
+        let last = before.checked_sub(1).and_then(|at| self.entries.get(at)).map(|entry| entry.ticket);
+        self.ever_sent_ticket = self.ever_sent_ticket.min(last.unwrap_or_else(|| self.settled()));
+    }
+
     /// The entry with this sequence number will never be taken: it leaves, and those after it move up. `None` if it is
     /// none of ours.
     pub(crate) fn refuse(&mut self, seq: u64, why: String) -> Option<Settled> {
         let at = usize::try_from(seq.checked_sub(self.first_seq)?).ok()?;
+        // Its number is free again.
+        self.not_taken(seq);
         let Entry { ticket, op } = self.entries.remove(at)?;
         let freed = Freed { entries: 1, bytes: op.len() };
         self.sent = self.sent.min(at);
-        // The number is free again: nothing from it on was appended.
-        self.ever_sent = self.ever_sent.min(seq - 1).max(self.first_seq - 1);
         let error = Error::Invalid { why, entry: op };
         if self.is_abandoned(ticket) {
             self.unheeded.push(error);
@@ -230,7 +241,7 @@ impl InFlight {
         }
         let why = self.failure.clone()?;
         let sent = self.settled().max(first.saturating_sub(1)) < self.ever_sent_ticket;
-        Some(Err(if sent { Error::Unknown(why) } else { Error::NotSent(why) }))
+        Some(Err(if sent { Error::Unknown(why) } else { Error::NotAppended(why) }))
     }
 
     /// Whether everything up to `last` is settled; a refusal that nobody looked at comes first.

@@ -104,7 +104,7 @@ fn a_failure_tells_unknown_from_not_sent() {
     let _ = f.fail(Arc::new(Fatal::Closed));
     assert!(matches!(f.outcome(1, 1), Some(Ok(_))));
     assert!(matches!(f.outcome(2, 2), Some(Err(Error::Unknown(_)))));
-    assert!(matches!(f.outcome(3, 3), Some(Err(Error::NotSent(_)))));
+    assert!(matches!(f.outcome(3, 3), Some(Err(Error::NotAppended(_)))));
     assert!(matches!(f.flushed(3), Some(Err(Error::Unknown(_)))));
 }
 

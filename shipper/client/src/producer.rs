@@ -90,7 +90,7 @@ impl Producer {
     /// nothing.
     ///
     /// # Errors
-    /// [`Error::TooLong`] hands the entry back; [`Error::NotSent`] when the producer has ended.
+    /// [`Error::TooLong`] hands the entry back; [`Error::NotAppended`] when the producer has ended.
     pub async fn append_encoded(&self, entry: Bytes) -> Result<Append, Error> {
         if entry.len() > MAX_ENTRY_BYTES {
             return Err(Error::TooLong { entry });
@@ -107,7 +107,7 @@ impl Producer {
     /// [`Producer::flush`]. Cancelling the wait may leave a part appended.
     ///
     /// # Errors
-    /// [`Error::TooLong`] hands the offending entry back and nothing was appended; [`Error::NotSent`] when the producer
+    /// [`Error::TooLong`] hands the offending entry back and nothing was appended; [`Error::NotAppended`] when the producer
     /// has ended, for those that were left; [`Error::Empty`] when the list is.
     pub async fn append_all(&self, entries: Vec<Bytes>) -> Result<Append, Error> {
         if let Some(entry) = entries.iter().find(|entry| entry.len() > MAX_ENTRY_BYTES) {
@@ -149,7 +149,7 @@ impl Producer {
     /// which they are then appended without waiting.
     ///
     /// # Errors
-    /// [`Error::NotSent`] when the producer has ended; [`Error::PermitTooLarge`] when the room can never come free.
+    /// [`Error::NotAppended`] when the producer has ended; [`Error::PermitTooLarge`] when the room can never come free.
     pub async fn reserve(&self, entries: usize, bytes: usize) -> Result<Permit, Error> {
         if entries > self.options.max_entries || bytes > self.options.max_bytes {
             let (max_entries, max_bytes) = (self.options.max_entries, self.options.max_bytes);

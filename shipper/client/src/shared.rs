@@ -61,7 +61,7 @@ impl Shared {
         let range = {
             let mut in_flight = self.lock();
             if let Some(why) = in_flight.failure() {
-                return Err(Error::NotSent(why.clone()));
+                return Err(Error::NotAppended(why.clone()));
             }
             let before = in_flight.last_ticket();
             for op in ops {
@@ -90,6 +90,6 @@ impl Shared {
 
     fn not_sent(&self) -> Error {
         let why = self.lock().failure().cloned();
-        Error::NotSent(why.unwrap_or_else(|| Arc::new(Fatal::Closed)))
+        Error::NotAppended(why.unwrap_or_else(|| Arc::new(Fatal::Closed)))
     }
 }

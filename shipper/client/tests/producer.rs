@@ -189,12 +189,12 @@ async fn a_pinned_epoch_ends_with_it() {
     let producer =
         producer_of(&shipper, Options { epoch: Some(Epoch(7)), ..Options::default() }).await.expect("a producer");
     match ack(append(&producer, "0").await).await {
-        Err(Error::Unknown(why)) => {
+        Err(Error::NotAppended(why)) => {
             assert!(matches!(*why, Fatal::Fenced { pinned: Epoch(7), current: Epoch(1) }), "{why}");
         }
         other => panic!("{other:?}"),
     }
-    assert!(matches!(producer.append_encoded("1".into()).await, Err(Error::NotSent(_))));
+    assert!(matches!(producer.append_encoded("1".into()).await, Err(Error::NotAppended(_))));
     assert!(shipper.texts().is_empty());
 }
 
@@ -417,4 +417,11 @@ async fn a_failover_is_followed() {
     switch_to(&b, "site-b", "site-a", 2);
     ack(append(&producer, "1").await).await.expect("durable");
     assert_eq!((a.texts(), b.texts().len()), (vec!["1".to_owned()], 1));
+}
+
+/// The page for producers shows the example that is compiled.
+#[test]
+fn the_documentation_shows_the_example() {
+    let read = |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect("a file");
+    assert!(read("../../docs/producers.md").contains(&read("examples/embed.rs")));
 }

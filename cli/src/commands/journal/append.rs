@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use cfs_client::{Ack, Append, Error, Options, Producer, Target};
+use cfs_client::{Ack, Append, Error, Fatal, Options, Producer, Target};
 use cfs_model::Epoch;
 use prost::Message;
 use serde::Serialize;
@@ -69,7 +69,14 @@ impl Outcome {
         match error {
             Error::Invalid { why, .. } => Self::failed(line, "refused", "invalid", why.clone()),
             Error::Unknown(why) => Self::failed(line, "unknown", "not_acknowledged", why.to_string()),
-            Error::NotSent(why) => Self::failed(line, "refused", "not_sent", why.to_string()),
+            Error::NotAppended(why) => {
+                let reason = match **why {
+                    Fatal::Fenced { .. } => "fenced",
+                    Fatal::NotPrimary { .. } => "not_primary",
+                    _ => "not_appended",
+                };
+                Self::failed(line, "refused", reason, why.to_string())
+            }
             other => Self::failed(line, "refused", "invalid", other.to_string()),
         }
     }

@@ -37,7 +37,8 @@ fn outcomes_say_what_happened() {
         (Error::Invalid { why: "bad".into(), entry: entry.clone() }, "refused", "invalid"),
         (Error::TooLong { entry }, "refused", "invalid"),
         (Error::Unknown(why.clone()), "unknown", "not_acknowledged"),
-        (Error::NotSent(why), "refused", "not_sent"),
+        (Error::NotAppended(why), "refused", "not_appended"),
+        (Error::NotAppended(Arc::new(Fatal::Fenced { pinned: Epoch(1), current: Epoch(2) })), "refused", "fenced"),
     ] {
         let outcome = Outcome::of(3, &error);
         assert_eq!((outcome.status, outcome.reason, outcome.line), (status, Some(reason), 3));
