@@ -1,6 +1,6 @@
 //! Keeps the journal up with a tree as it changes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use cfs_model::op::{InodeKind, StreamPosition};
 use tokio::time::MissedTickBehavior;
 
 use super::ROOT_NAME;
-use super::compare::{Gone, Seen, Sides, compare, unknown};
+use super::compare::{Child, Gone, Seen, Sides, compare, unknown};
 use super::disk::{Directory, DiskEntry, Listing};
 use super::emit::Emitter;
 use super::held::Store;
@@ -20,6 +20,9 @@ use super::watch::{Place, Watcher};
 
 /// What happens together is compared together: so a rename is one, and a burst of writes is looked at once.
 const DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// How many times in a row a directory is looked for before everything is compared.
+const MAX_TRIES: u32 = 5;
 
 /// Follows one tree.
 pub struct Follower<'a> {
@@ -37,6 +40,8 @@ pub struct Follower<'a> {
     pub rescan_interval: Duration,
     /// Whether each set of changes is told on standard error.
     pub verbose: bool,
+    /// Directories that were marked and not found where they should be, and how many times in a row.
+    pub missed: HashMap<u64, u32>,
 }
 
 impl Follower<'_> {
@@ -57,7 +62,7 @@ impl Follower<'_> {
                     tokio::time::sleep(DEBOUNCE).await;
                     let marked = self.watcher.take();
                     if marked.everything {
-                        self.rescan("events were lost").await?;
+                        self.rescan("events were lost, or directories moved while they were read").await?;
                         rescan.reset();
                     } else {
                         self.apply(marked).await?;
@@ -89,8 +94,10 @@ impl Follower<'_> {
         let mut seen = Seen::new();
         let (mut gone, mut jobs) = (Vec::new(), Vec::new());
         for (way, inode) in self.in_order(&mut marked) {
-            let names = marked.names.remove(&inode).unwrap_or_default();
-            self.compare(way, inode, names, &mut seen, &mut gone, &mut jobs).await?;
+            let Some(names) = marked.names.get(&inode).map(|names| names.iter().cloned().collect()) else { continue };
+            if self.compare(way, inode, names, &mut seen, &mut gone, &mut jobs).await? {
+                marked.names.remove(&inode);
+            }
         }
         let walk = Walk::new(self.store, self.emitter, false).watched(self.watcher.clone());
         let (gone_below, seen) = walk.having_seen(seen).below(jobs).await?;
@@ -98,6 +105,7 @@ impl Follower<'_> {
         self.applied = self.emitter.settle().await?.or(self.applied);
         self.remove(gone, &seen).await?;
         self.applied = self.emitter.settle().await?.or(self.applied);
+        self.try_again(marked);
         let appended = self.emitter.summary.entries_appended - before;
         if self.verbose && appended > 0 {
             let at = self
@@ -106,6 +114,22 @@ impl Follower<'_> {
             anstream::eprintln!("{appended} entries appended{at}");
         }
         Ok(())
+    }
+
+    /// Directories that were not where they had been found last moved meanwhile: they are looked at once more, until
+    /// they are found or are known to have gone.
+    fn try_again(&mut self, missed: Marked) {
+        let known = |(inode, _): &(u64, HashSet<Bytes>)| self.watcher.place(*inode).is_some();
+        let missed: Vec<_> = missed.names.into_iter().filter(known).collect();
+        let tries = |inode: &u64| self.missed.get(inode).map_or(1, |tries| tries + 1);
+        self.missed = missed.iter().map(|(inode, _)| (*inode, tries(inode))).collect();
+        if self.missed.values().any(|tries| *tries > MAX_TRIES) {
+            self.missed.clear();
+            return self.watcher.lose();
+        }
+        for (inode, names) in missed {
+            names.into_iter().for_each(|name| self.watcher.mark(inode, name));
+        }
     }
 
     /// The directories marked, each after those above it, with the ways to them. A change in a directory also changes
@@ -124,18 +148,18 @@ impl Follower<'_> {
         ordered
     }
 
+    /// Compares names of one directory; whether it was where it is expected.
     async fn compare(
         &mut self,
         way: Vec<(Bytes, u64)>,
         inode: u64,
-        names: HashSet<Bytes>,
+        names: Vec<Bytes>,
         seen: &mut Seen,
         gone: &mut Vec<Gone>,
         jobs: &mut Vec<Job>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         let path = way.iter().fold(Bytes::new(), |path, (name, _)| joined(&path, name));
-        let names: Vec<Bytes> = names.into_iter().collect();
-        let Some((directory, listing)) = self.look(way, inode, names.clone()).await? else { return Ok(()) };
+        let Some((directory, listing)) = self.look(way, inode, names.clone()).await? else { return Ok(false) };
         for trouble in &listing.troubles {
             self.emitter.summary.trouble(&joined(&path, &trouble.name), &trouble.kind);
         }
@@ -145,21 +169,22 @@ impl Follower<'_> {
         let changes = compare(sides, seen);
         apply(&changes, &path, self.store, self.emitter, gone).await?;
         self.watcher.look_again(inode, &changes.moved);
-        for child in changes.children.into_iter().filter(|_| inode != 0) {
-            if self.watcher.is_watched_at(child.inode, inode, &child.name) && !changes.emptied.contains(&child.inode) {
-                continue;
-            }
-            let place = Place { parent: inode, name: child.name.clone() };
-            self.watcher.moved(child.inode, place);
+        let new = |child: &Child| {
+            let watched = self.watcher.is_watched_at(child.inode, inode, &child.name);
+            inode != 0 && (!watched || changes.emptied.contains(&child.inode))
+        };
+        let children: Vec<Child> = changes.children.into_iter().filter(new).collect();
+        self.watcher.moved(inode, &children);
+        for child in children {
             let path = joined(&path, &child.name);
             let (name, mtime) = (child.name, child.mtime);
             jobs.push(Job { above: directory.clone(), parent: inode, name, inode: child.inode, mtime, path });
         }
         gone.extend(changes.gone);
-        Ok(())
+        Ok(true)
     }
 
-    /// Reads names of a directory on disk. `None` if it is not where it was: then its parent's events say where it is.
+    /// Reads names of a directory on disk. `None` if it is not where it was.
     async fn look(
         &self,
         way: Vec<(Bytes, u64)>,

@@ -15,7 +15,7 @@ use super::emit::Emitter;
 use super::held::{Names, Store};
 use super::progress::Progress;
 use super::removal::Removal;
-use super::watch::Watcher;
+use super::watch::{Place, Watcher};
 
 /// Directories that are read at the same time.
 const IN_FLIGHT: usize = 8;
@@ -50,7 +50,8 @@ struct Reading {
 
 enum Read {
     Done(Box<Reading>),
-    Failed(Bytes, Errno),
+    /// Its number, where it was to be, its path, and what happened.
+    Failed(u64, Place, Bytes, Errno),
 }
 
 /// A walk, and what it has met.
@@ -150,7 +151,13 @@ impl<'a> Walk<'a> {
             let Some(read) = reading.join_next().await else { return Ok(()) };
             match read?? {
                 Read::Done(reading) => waiting.extend(self.compare(*reading).await?),
-                Read::Failed(path, error) => self.emitter.summary.trouble(&path, &TroubleKind::of(error)),
+                Read::Failed(inode, place, path, error) => {
+                    let trouble = TroubleKind::of(error);
+                    self.emitter.summary.trouble(&path, &trouble);
+                    if let (Some(watcher), TroubleKind::Vanished) = (&self.watcher, trouble) {
+                        watcher.missed(inode, place);
+                    }
+                }
             }
         }
     }
@@ -174,6 +181,8 @@ impl<'a> Walk<'a> {
         }
         if let Some(watcher) = &self.watcher {
             watcher.look_again(job.inode, &changes.moved);
+            // Also when it cannot be opened any more: this is where the journal has it.
+            watcher.moved(job.inode, &changes.children);
         }
         self.gone.extend(changes.gone);
         let child = |child: super::compare::Child| Job {
@@ -218,13 +227,13 @@ pub(super) fn joined(path: &[u8], name: &[u8]) -> Bytes {
 }
 
 async fn read(job: Job, store: Store, fresh: bool, watcher: Option<Arc<Watcher>>) -> anyhow::Result<Read> {
-    let path = job.path.clone();
+    let (inode, path, place) = (job.inode, job.path.clone(), Place { parent: job.parent, name: job.name.clone() });
     let opened = tokio::task::spawn_blocking(move || look(job, watcher.as_deref())).await?;
     let mut reading = match opened {
         Ok(reading) => reading,
         // Something was mounted on it meanwhile.
-        Err(Errno::XDEV) => return Ok(Read::Failed(path, Errno::NOENT)),
-        Err(error) => return Ok(Read::Failed(path, error)),
+        Err(Errno::XDEV) => return Ok(Read::Failed(inode, place, path, Errno::NOENT)),
+        Err(error) => return Ok(Read::Failed(inode, place, path, error)),
     };
     if !fresh {
         reading.held = store.names(reading.job.inode, Vec::new(), None).await?;

@@ -48,6 +48,8 @@ pub struct Place {
 struct Watched {
     place: Place,
     watch: Option<WatchDescriptor>,
+    /// It was read after it was watched.
+    read: bool,
     pass: u64,
 }
 
@@ -108,13 +110,13 @@ impl Watcher {
             }
         };
         let pass = state.pass;
-        state.directories.insert(inode, Watched { place: Place { parent, name }, watch, pass });
+        state.directories.insert(inode, Watched { place: Place { parent, name }, watch, read: true, pass });
     }
 
     /// Whether the directory is watched at this place: then nothing in it can have changed unnoticed.
     pub fn is_watched_at(&self, inode: u64, parent: u64, name: &[u8]) -> bool {
         self.lock().directories.get(&inode).is_some_and(|watched| {
-            watched.watch.is_some() && watched.place.parent == parent && watched.place.name == name
+            watched.watch.is_some() && watched.read && watched.place.parent == parent && watched.place.name == name
         })
     }
 
@@ -123,16 +125,36 @@ impl Watcher {
         self.lock().directories.get(&inode).map(|watched| watched.place.clone())
     }
 
-    /// A directory was found here.
-    pub fn moved(&self, inode: u64, place: Place) {
-        if let Some(watched) = self.lock().directories.get_mut(&inode) {
-            watched.place = place;
+    /// These directories were found in `parent`.
+    pub fn moved(&self, parent: u64, children: &[Child]) {
+        let mut state = self.lock();
+        for child in children {
+            if let Some(watched) = state.directories.get_mut(&child.inode) {
+                watched.place = Place { parent, name: child.name.clone() };
+            }
         }
     }
 
     /// Marks a name as if an event had told of it.
     pub fn mark(&self, directory: u64, name: Bytes) {
         self.lock().marked.mark(directory, name);
+        self.changed.notify_one();
+    }
+
+    /// The directory that was found here was not there any more when it was to be read: wherever it is found next, it is
+    /// read.
+    pub fn missed(&self, inode: u64, place: Place) {
+        let mut state = self.lock();
+        if let Some(watched) = state.directories.get_mut(&inode) {
+            watched.read = false;
+        }
+        state.marked.mark(place.parent, place.name);
+        self.changed.notify_one();
+    }
+
+    /// Anything may have changed.
+    pub fn lose(&self) {
+        self.lock().marked.lose();
         self.changed.notify_one();
     }
 

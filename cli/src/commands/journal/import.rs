@@ -1,5 +1,6 @@
 //! `cfs journal import`.
 
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -136,6 +137,7 @@ impl Import<'_> {
             applied: position.or(applied),
             rescan_interval: Duration::from_secs(self.args.rescan_interval),
             verbose: self.context.verbose(),
+            missed: HashMap::new(),
         };
         follower.run(stopped()).await
     }
