@@ -9,7 +9,12 @@ use cfs_model::{Lsn, SiteId, StreamId, Vector};
 pub struct Plan {
     sources: BTreeMap<u64, Source>,
     pulls: BTreeMap<StreamId, u64>,
+    /// Since when the source of a stream has had nothing more while another has.
+    outrun_since_ms: BTreeMap<StreamId, u64>,
 }
+
+/// A source is left for one that is ahead after this long; sooner, it is only that the other's word came first.
+const PATIENCE_MS: u64 = 1000;
 
 #[derive(Debug)]
 struct Source {
@@ -50,6 +55,11 @@ impl Plan {
         }
     }
 
+    /// Nothing of what is under way of a stream will fit: whoever pulls it asks again.
+    pub fn start_again(&mut self, stream: StreamId) {
+        self.pulls.remove(&stream);
+    }
+
     /// The session that pulls a stream.
     pub fn puller(&self, stream: StreamId) -> Option<(u64, SiteId)> {
         let session = *self.pulls.get(&stream)?;
@@ -60,7 +70,7 @@ impl Plan {
     /// says whether it is to be pulled at all (the own stream is only after a loss).
     ///
     /// A stream goes to the first source that has more than is held here, and moves to its origin when that has more;
-    /// it leaves a source that has nothing more while another has. A session that asked for a stream which it does not
+    /// it leaves a source that has had nothing more for a while when another has. A session that asked for a stream which it does not
     /// [pull](Self::pulls) any more cancels it.
     pub fn to_ask(
         &mut self,
@@ -82,10 +92,17 @@ impl Plan {
                 Some(by) if *by == session => false,
                 Some(by) => {
                     let other = self.sources.get(by).and_then(|other| other.durable.get(stream)).copied();
-                    stream.site == source.site || other.is_none_or(|other| other <= held(*stream))
+                    if other.is_some_and(|other| other > held(*stream)) {
+                        self.outrun_since_ms.remove(stream);
+                    }
+                    let outrun = other.is_none_or(|other| other <= held(*stream));
+                    let origin = stream.site == source.site;
+                    let since_ms = outrun.then(|| *self.outrun_since_ms.entry(*stream).or_insert(now_ms));
+                    origin || since_ms.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= PATIENCE_MS)
                 }
             };
             if take {
+                self.outrun_since_ms.remove(stream);
                 asked.push(*stream);
             }
         }

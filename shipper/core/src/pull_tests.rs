@@ -48,7 +48,9 @@ fn a_source_that_fell_behind_is_left_for_one_that_has_more() {
     assert_eq!(to_ask(&mut plan, FROM_A, 0), [A]);
     plan.offered(FROM_C, A, Lsn(8));
     assert_eq!(to_ask(&mut plan, FROM_C, 4), [], "the origin still has more than is held");
-    assert_eq!(to_ask(&mut plan, FROM_C, 5), [A]);
+    assert_eq!(to_ask(&mut plan, FROM_C, 5), [], "the origin's word may be on its way");
+    assert_eq!(plan.to_ask(FROM_C, PATIENCE_MS - 1, |_| Lsn(5), |_| true), []);
+    assert_eq!(plan.to_ask(FROM_C, PATIENCE_MS, |_| Lsn(5), |_| true), [A]);
 }
 
 #[test]

@@ -81,11 +81,13 @@ impl Positions {
         self.lock().entry(stream).or_insert_with(fresh).known.advance(end, now_ms);
     }
 
-    /// Notes why a stream does not move.
-    pub(crate) fn stuck(&self, stream: StreamId, why: String) {
-        if let Some(position) = self.lock().get_mut(&stream) {
-            position.stuck = Some(why);
-        }
+    /// Notes why a stream does not move; returns whether that is news.
+    pub(crate) fn stuck(&self, stream: StreamId, why: String) -> bool {
+        let mut table = self.lock();
+        let position = table.entry(stream).or_insert_with(fresh);
+        let news = position.stuck.as_ref() != Some(&why);
+        position.stuck = Some(why);
+        news
     }
 
     /// (reported durable, applied) of each stream.

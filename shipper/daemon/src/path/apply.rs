@@ -111,11 +111,9 @@ impl Apply {
 
     /// Says so once, not at every try.
     fn stuck(&self, stream: StreamId, kind: &'static str, why: String) {
-        let known = self.node.positions.lock().get(&stream).and_then(|p| p.stuck.clone());
-        if known.as_ref() != Some(&why) {
+        if self.node.positions.stuck(stream, why.clone()) {
             self.node.metrics.error(kind);
             tracing::error!(%stream, why, "applying stopped; it is tried again");
-            self.node.positions.stuck(stream, why);
         }
     }
 

@@ -27,6 +27,8 @@ use crate::path::ship::learn;
 const FRAMES: usize = 16;
 /// Pause before the next try, from the first to the last; it is never given up.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// A session that lasted for so long was sound, and its end begins a new episode.
+const SOUND_AFTER_MS: u64 = 10_000;
 /// A source that refused a stream is asked again after this.
 const REFUSED_PAUSE_MS: u64 = 1000;
 /// Connecting, handshake and the answer to hello together.
@@ -40,8 +42,9 @@ pub(crate) async fn follow(node: Arc<Node>, site: PeerConfig, journal: mpsc::Sen
         let started_ms = node.boot_ms();
         let error = run(&node, &site, session, &journal).await;
         node.plan().disconnected(session);
-        lost(&node, &site, &error);
-        if node.boot_ms().saturating_sub(started_ms) > 10_000 {
+        let lasted = node.boot_ms().saturating_sub(started_ms) > SOUND_AFTER_MS;
+        lost(&node, &site, &error, lasted);
+        if lasted {
             pause = BACKOFF.0;
         }
         tokio::time::sleep(pause).await;
@@ -49,11 +52,15 @@ pub(crate) async fn follow(node: Arc<Node>, site: PeerConfig, journal: mpsc::Sen
     }
 }
 
-/// One episode without connection is counted and logged once, however many tries it takes.
-fn lost(node: &Node, site: &PeerConfig, error: &str) {
+/// One episode without a sound connection is counted and logged once, however many tries it takes; a moment without one,
+/// as while sites start, is none.
+fn lost(node: &Node, site: &PeerConfig, error: &str, lasted: bool) {
+    let now_ms = node.boot_ms();
     let news = node.peers.update(&site.name, |peer| {
         peer.trouble = error.to_owned();
-        !std::mem::replace(&mut peer.down, true)
+        peer.down &= !lasted;
+        let long = peer.silent_ms(now_ms, node.started_ms) > node.silence_ms();
+        long && !std::mem::replace(&mut peer.down, true)
     });
     if news == Some(true) {
         node.metrics.error("peer_lost");
@@ -85,6 +92,7 @@ async fn run(node: &Arc<Node>, site: &PeerConfig, session: u64, journal: &mpsc::
         out,
         journal: journal.clone(),
         tails: BTreeMap::new(),
+        pulls: 0,
         undurable: VecDeque::new(),
         durable_bytes: 0,
         echo_boot_ns: 0,
@@ -102,7 +110,9 @@ struct Session {
     out: mpsc::Sender<v1::ReceiverFrame>,
     journal: mpsc::Sender<Received>,
     /// The streams asked for, and where each ends as received.
-    tails: BTreeMap<StreamId, Tail>,
+    tails: BTreeMap<StreamId, (u64, Tail)>,
+    /// Numbers the pulls, so that late answers to an earlier one are known.
+    pulls: u64,
     /// What was received and is not known to be durable: (stream, last LSN, bytes).
     undurable: VecDeque<(StreamId, Lsn, u64)>,
     durable_bytes: u64,
@@ -166,11 +176,8 @@ impl Session {
     }
 
     fn connected(&self) {
-        let again = self.node.peers.update(&self.site.name, |peer| {
-            peer.trouble.clear();
-            std::mem::replace(&mut peer.down, false)
-        });
-        tracing::info!(site = %self.site.name, again = again == Some(true), "connected to a site");
+        self.node.peers.update(&self.site.name, |peer| peer.trouble.clear());
+        tracing::info!(site = %self.site.name, "connected to a site");
     }
 
     fn offered(&self, floor: u64, streams: &[v1::StreamState]) {
@@ -205,8 +212,9 @@ impl Session {
             let tail = position
                 .map_or_else(|| Tail::start(stream), |p| Tail { lsn: p.durable, chain: p.chain, epoch: p.epoch });
             let after = Some(cfs_model::op::StreamPosition::of(stream, tail.lsn));
-            let pull = v1::Pull { after, chain: tail.chain.0.to_vec().into() };
-            self.tails.insert(stream, tail);
+            self.pulls += 1;
+            let pull = v1::Pull { after, chain: tail.chain.0.to_vec().into(), number: self.pulls };
+            self.tails.insert(stream, (self.pulls, tail));
             tracing::debug!(site = %self.site.name, %stream, "pulling");
             send(&self.out, Outgoing::Pull(pull)).await?;
         }
@@ -218,11 +226,14 @@ impl Session {
     async fn take_batches(&mut self, frame: v1::Batches) -> Result<(), String> {
         let position = cfs_model::op::StreamPosition { site: frame.site, incarnation: frame.incarnation, lsn: 0 };
         let stream = position.stream().ok_or("it sent batches of a stream that cannot be")?;
-        if !self.node.plan().pulls(self.id, stream) {
-            return Ok(());
-        }
-        let Some(tail) = self.tails.get_mut(&stream) else { return Ok(()) };
         let bytes = frame.batches.len() as u64;
+        let wanted = self.node.plan().pulls(self.id, stream);
+        let Some((_, tail)) = self.tails.get_mut(&stream).filter(|(number, _)| wanted && *number == frame.number)
+        else {
+            // An answer to an earlier pull: dropped, but the source gets its credit back.
+            self.durable_bytes += bytes;
+            return Ok(());
+        };
         let batches = split(frame.batches).map_err(|error| bad_batch(&self.node, stream, &error))?;
         let history = self.node.governed.history();
         for batch in &batches {
@@ -282,10 +293,14 @@ impl Session {
     }
 }
 
+/// The same fault in the same stream, again and again, is one episode.
 fn bad_batch(node: &Node, stream: StreamId, error: &dyn std::fmt::Display) -> String {
-    node.metrics.error("bad_batch");
-    tracing::error!(%stream, %error, "a batch from a site was refused");
-    format!("it sent a batch of stream {stream} that is refused: {error}")
+    let why = format!("it sent a batch of stream {stream} that is refused: {error}");
+    if node.positions.stuck(stream, why.clone()) {
+        node.metrics.error("bad_batch");
+        tracing::error!(%stream, %error, "a batch from a site was refused");
+    }
+    why
 }
 
 async fn send(out: &mpsc::Sender<v1::ReceiverFrame>, kind: Outgoing) -> Result<(), String> {

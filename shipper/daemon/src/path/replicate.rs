@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cfs_journal::{Writer, write};
-use cfs_model::StreamId;
+use cfs_model::{Lsn, StreamId};
 use cfs_shipper_core::batch::Batch;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -54,11 +54,30 @@ pub(crate) async fn persist(node: Arc<Node>, mut queue: Receiver<Received>) {
     }
 }
 
+/// Keeps the batches that continue the journal after `held`. Two sessions may bring the same ones when a stream moves from
+/// one source to another.
+fn keep_what_follows(held: Lsn, batches: &mut Vec<Batch>) {
+    let mut end = held;
+    batches.retain(|batch| {
+        let follows = batch.header().first_lsn == end.next();
+        if follows {
+            end = batch.header().last_lsn();
+        }
+        follows
+    });
+}
+
 fn write(node: &Node, writers: &mut HashMap<StreamId, Writer>, stream: StreamId, mut batches: Vec<Batch>) {
     let held = node.journal.position(stream).map(|position| position.durable).unwrap_or_default();
-    // A session that broke and came back may bring again what was under way.
-    batches.retain(|batch| batch.header().last_lsn() > held);
-    let Some(last) = batches.last() else { return };
+    let new = batches.last().is_some_and(|batch| batch.header().last_lsn() > held);
+    keep_what_follows(held, &mut batches);
+    let Some(last) = batches.last() else {
+        if new {
+            // Something before it was dropped: both have to come again.
+            node.plan().start_again(stream);
+        }
+        return;
+    };
     let (end, clock) = (last.header().last_lsn(), last.header().stamp(last.header().count - 1).clock);
     let started_ns = node.boot_ns();
     let writer = match writers.entry(stream) {
@@ -77,6 +96,7 @@ fn write(node: &Node, writers: &mut HashMap<StreamId, Writer>, stream: StreamId,
         Err(refused @ write::Error::Refused { .. }) => {
             node.metrics.error("batch_refused");
             tracing::warn!(%refused, "received batches were not written; they are asked for again");
+            node.plan().start_again(stream);
             return;
         }
         Err(error) => fatal("the journal cannot be written", &error),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use cfs_journal::Reader;
 use cfs_model::{Epoch, Lsn, SiteName, StreamId};
 use cfs_rpc::identity::Role;
@@ -12,8 +12,8 @@ use cfs_rpc::v1;
 use cfs_rpc::v1::pull_refused::Reason;
 use cfs_rpc::v1::receiver_frame::Kind as Incoming;
 use cfs_rpc::v1::source_frame::Kind as Outgoing;
-use cfs_shipper_core::batch::ChainHash;
-use cfs_shipper_core::caps::FRAME_TARGET_BYTES;
+use cfs_shipper_core::batch::{Batch, ChainHash};
+use cfs_shipper_core::caps::{FRAME_TARGET_BYTES, MAX_BATCHES_PER_FRAME};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -80,11 +80,18 @@ impl v1::peer_server::Peer for Service {
     }
 }
 
+/// A stream that the receiver pulls.
+struct Pull {
+    number: u64,
+    /// Not here while it reads.
+    reader: Option<Reader>,
+}
+
 /// One receiver's session.
 struct Session {
     node: Arc<Node>,
     site: SiteName,
-    pulls: BTreeMap<StreamId, Option<Reader>>,
+    pulls: BTreeMap<StreamId, Pull>,
     /// Bytes of batches sent, and of those made durable by the receiver, in this session.
     sent_bytes: u64,
     durable_bytes: u64,
@@ -184,7 +191,7 @@ impl Session {
         let opened = tokio::task::spawn_blocking(move || open_reader(&journal, stream, lsn, chain)).await;
         match opened.map_err(|e| Status::internal(e.to_string()))? {
             Ok(reader) => {
-                self.pulls.insert(stream, Some(reader));
+                self.pulls.insert(stream, Pull { number: pull.number, reader: Some(reader) });
                 Ok(())
             }
             Err((reason, detail)) => {
@@ -207,7 +214,8 @@ impl Session {
             if self.sent_bytes - self.durable_bytes >= credit {
                 break;
             }
-            let Some(mut reader) = self.pulls.get_mut(&stream).and_then(Option::take) else { continue };
+            let Some(pull) = self.pulls.get_mut(&stream) else { continue };
+            let (number, Some(mut reader)) = (pull.number, pull.reader.take()) else { continue };
             let (batches, reader) = match reader.next_in_memory(FRAME_TARGET_BYTES) {
                 Some(batches) => (Ok(batches), reader),
                 None => {
@@ -227,7 +235,7 @@ impl Session {
                     continue;
                 }
             };
-            self.pulls.insert(stream, Some(reader));
+            self.pulls.insert(stream, Pull { number, reader: Some(reader) });
             if batches.is_empty() {
                 continue;
             }
@@ -235,21 +243,24 @@ impl Session {
             if self.node.governed.floor() != self.told_floor {
                 self.send_state(out).await?;
             }
-            let mut bytes = BytesMut::with_capacity(batches.iter().map(|batch| batch.bytes().len()).sum());
-            for batch in &batches {
-                bytes.extend_from_slice(batch.bytes());
+            for frame in batches.chunks(MAX_BATCHES_PER_FRAME) {
+                self.send_frame(out, stream, number, frame).await?;
             }
-            self.send_frame(out, stream, bytes.freeze()).await?;
             sent = true;
         }
         Ok(sent)
     }
 
-    async fn send_frame(&mut self, out: &Out, stream: StreamId, batches: Bytes) -> Result<(), Status> {
+    async fn send_frame(&mut self, out: &Out, stream: StreamId, number: u64, frame: &[Batch]) -> Result<(), Status> {
+        let mut batches = BytesMut::with_capacity(frame.iter().map(|batch| batch.bytes().len()).sum());
+        for batch in frame {
+            batches.extend_from_slice(batch.bytes());
+        }
         let len = batches.len() as u64;
         let sent_boot_ns = self.node.boot_ns();
         let (site, incarnation) = (u32::from(stream.site.0), stream.incarnation.0);
-        send(out, Outgoing::Batches(v1::Batches { site, incarnation, batches, sent_boot_ns })).await?;
+        let batches = batches.freeze();
+        send(out, Outgoing::Batches(v1::Batches { site, incarnation, batches, sent_boot_ns, number })).await?;
         self.sent_bytes += len;
         self.node.metrics.sent(len);
         self.node.peers.update(&self.site, |peer| peer.sent_bytes += len);
