@@ -169,6 +169,7 @@ impl Follower<'_> {
         let changes = compare(sides, seen);
         apply(&changes, &path, self.store, self.emitter, gone).await?;
         self.watcher.look_again(inode, &changes.moved);
+        changes.emptied.iter().for_each(|emptied| self.watcher.left(*emptied));
         let new = |child: &Child| {
             let watched = self.watcher.is_watched_at(child.inode, inode, &child.name);
             inode != 0 && (!watched || changes.emptied.contains(&child.inode))

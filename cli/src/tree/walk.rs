@@ -181,6 +181,7 @@ impl<'a> Walk<'a> {
         }
         if let Some(watcher) = &self.watcher {
             watcher.look_again(job.inode, &changes.moved);
+            changes.emptied.iter().for_each(|emptied| watcher.left(*emptied));
             // Also when it cannot be opened any more: this is where the journal has it.
             watcher.moved(job.inode, &changes.children);
         }
