@@ -11,13 +11,19 @@ pub fn for_json(path: &[u8]) -> (String, bool) {
     }
 }
 
+/// A name as a key in JSON, where nothing can come with it: invalid bytes are always `\xHH` and backslashes `\\`, so that
+/// no two names become one. [`unescape`] reverses that.
+pub fn for_json_key(name: &[u8]) -> String {
+    escape(name, |_| false)
+}
+
 /// A path as it stands in a table: on one line and harmless to a terminal. Invalid bytes and control characters are
 /// `\xHH` (each byte), backslashes are `\\`.
 pub fn for_terminal(path: &[u8]) -> String {
     escape(path, char::is_control)
 }
 
-/// The bytes that [`for_terminal`], or [`for_json`] with `true`, were given; `None` if `text` is not in that form.
+/// The bytes that [`for_terminal`], [`for_json_key`], or [`for_json`] with `true`, were given; `None` if `text` is not in that form.
 pub fn unescape(text: &str) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;

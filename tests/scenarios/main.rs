@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 mod bridge;
+mod catch_up;
 mod crashes;
 mod damage;
 mod demo;

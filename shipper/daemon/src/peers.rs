@@ -24,6 +24,9 @@ pub(crate) struct Peer {
     pub(crate) trouble: String,
     /// A stream of it and ours have the same position and another content.
     pub(crate) diverged: bool,
+    /// The last fault in what it sent, so that the same one again and again is one episode; empty once it sent sound
+    /// batches.
+    pub(crate) fault: String,
     /// An episode without connection is under way, and was counted.
     pub(crate) down: bool,
 }

@@ -101,6 +101,11 @@ impl Positions {
         self.lock().get(&stream).map(|position| position.cursor).unwrap_or_default()
     }
 
+    /// Entries that are durable and not applied.
+    pub(crate) fn pending_entries(&self) -> u64 {
+        self.lock().values().map(|p| p.cursor.durable().0 - p.cursor.applied().0).sum()
+    }
+
     /// Age in ms of the oldest entry that is known to exist and is not applied here.
     pub(crate) fn lag_ms(&self, now_ms: u64) -> u64 {
         self.lock().values().map(|p| p.known.age_ms(p.cursor.applied(), now_ms)).max().unwrap_or(0)

@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use crate::node::Node;
 
-/// How often free space is read. At 500 MB/s no more than 50 MB arrive in between; the reserve covers that.
-const INTERVAL: Duration = Duration::from_millis(100);
+/// How often free space is read. At 500 MB/s no more than 10 MB arrive in between.
+const INTERVAL: Duration = Duration::from_millis(20);
+/// What the store may grow by for each entry that is in the journal and not applied yet: that growth cannot be stopped
+/// any more when appends are. About twice what creates take.
+const BYTES_PER_PENDING_ENTRY: u64 = 1024;
 /// A reserve never takes more than this share of a small disk.
 const LARGEST_SHARE: u64 = 10;
 
@@ -46,7 +49,7 @@ impl Space {
                 _ => {}
             }
         }
-        space.refresh()?;
+        space.refresh(0)?;
         Ok(space)
     }
 
@@ -73,15 +76,15 @@ impl Space {
         self.directory.join("reserve")
     }
 
-    /// Reads free space again; makes the reserve's file if there is ample room. Returns whether the answer changed.
-    /// Blocks.
-    fn refresh(&self) -> io::Result<bool> {
+    /// Reads free space again, of which `pending_entries` will still take some; makes the reserve's file if there is ample
+    /// room. Returns whether the answer changed. Blocks.
+    fn refresh(&self, pending_entries: u64) -> io::Result<bool> {
         let stat = rustix::fs::statvfs(&self.directory)?;
         let free = stat.f_bavail * stat.f_frsize;
         self.free_bytes.store(free, Ordering::Relaxed);
         let was = self.is_read_only();
         // The file holds the other half. Some slack on the way back keeps the answer from flapping.
-        let threshold = self.reserve_bytes / 2;
+        let threshold = self.reserve_bytes / 2 + pending_entries * BYTES_PER_PENDING_ENTRY;
         let now = free < if was { threshold + threshold / 4 } else { threshold };
         self.read_only.store(now, Ordering::Release);
         if !now && free > 2 * self.reserve_bytes && !self.file().exists() {
@@ -105,7 +108,7 @@ pub(crate) async fn watch(node: Arc<Node>) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         let looking = node.clone();
-        match tokio::task::spawn_blocking(move || looking.space.refresh()).await {
+        match tokio::task::spawn_blocking(move || looking.space.refresh(looking.positions.pending_entries())).await {
             Ok(Ok(false)) => {}
             Ok(Ok(true)) => {
                 if node.space.is_read_only() {

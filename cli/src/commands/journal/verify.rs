@@ -84,16 +84,25 @@ fn comparison_line(s: &StreamComparison) -> String {
     format!("stream {}: {outcome}; the journals end at LSN {} and {}", s.stream, s.left_last, s.right_last)
 }
 
-/// Runs the command. Exits with 1 if anything is damaged or differs.
+/// Runs the command. Exits with 1 if anything is damaged or differs, or if there was nothing to look at or to compare.
 ///
 /// # Errors
-/// When a directory cannot be read.
+/// When a directory cannot be read, or holds no entry of any stream.
 pub fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let mut journals = vec![verify::verify(&args.dir)?];
     let mut comparison = None;
     if let Some(other) = &args.against {
         journals.push(verify::verify(other)?);
         comparison = Some(compare::compare(&args.dir, other)?);
+    }
+    for (journal, dir) in journals.iter().zip([Some(&args.dir), args.against.as_ref()].into_iter().flatten()) {
+        if journal.streams.iter().all(|stream| stream.entries == 0 && stream.damage.is_empty()) {
+            anyhow::bail!(
+                "{} holds no entry of any stream: nothing was verified; a site's journal is in STATE/journal \
+                 (paths.journal in cfs config show)",
+                dir.display()
+            );
+        }
     }
     let ok = journals.iter().all(Report::is_sound) && comparison.as_ref().is_none_or(Comparison::is_same);
     output::print(context.format(), &Verification { ok, journals, comparison })?;

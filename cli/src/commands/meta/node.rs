@@ -90,7 +90,7 @@ impl NodeView {
 }
 
 fn xattr(xattr: &cfs_rpc::v1::Xattr) -> (String, String) {
-    (path_text::for_json(&xattr.name).0, BASE64_STANDARD.encode(&xattr.value))
+    (path_text::for_json_key(&xattr.name), BASE64_STANDARD.encode(&xattr.value))
 }
 
 /// A point in time as one number.

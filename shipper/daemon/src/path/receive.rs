@@ -132,7 +132,7 @@ impl Session {
             tokio::select! {
                 frame = incoming.message() => {
                     heard = tokio::time::Instant::now();
-                    match frame.map_err(|status| status.message().to_owned())? {
+                    match frame.map_err(|status| self.broken(&status))? {
                         Some(frame) => self.take(frame).await?,
                         None => return Ok(()),
                     }
@@ -173,6 +173,14 @@ impl Session {
             Some(Incoming::Refused(refused)) => self.take_refusal(&refused),
             None => Err("it sent a frame that this version does not know".to_owned()),
         }
+    }
+
+    /// The end of the connection; a message over its limit is a fault of the other end.
+    fn broken(&self, status: &tonic::Status) -> String {
+        if status.code() == tonic::Code::OutOfRange {
+            return fault(&self.node, &self.site, format!("it sent a message over the limit: {}", status.message()));
+        }
+        status.message().to_owned()
     }
 
     fn connected(&self) {
@@ -234,7 +242,7 @@ impl Session {
             self.durable_bytes += bytes;
             return Ok(());
         };
-        let batches = split(frame.batches).map_err(|error| bad_batch(&self.node, stream, &error))?;
+        let batches = split(frame.batches).map_err(|error| bad_batch(&self.node, &self.site, stream, &error))?;
         let history = self.node.governed.history();
         for batch in &batches {
             let header = batch.header();
@@ -246,13 +254,16 @@ impl Session {
                     self.node.plan().refused(self.id, stream, self.node.boot_ms() + REFUSED_PAUSE_MS);
                     return Ok(());
                 }
-                Err(refused) => return Err(bad_batch(&self.node, stream, &refused)),
+                Err(refused) => return Err(bad_batch(&self.node, &self.site, stream, &refused)),
             }
             *tail = Tail { lsn: header.last_lsn(), chain: batch.chain_after(), epoch: header.epoch };
         }
         let end = tail.lsn;
         self.node.metrics.received(bytes);
-        self.node.peers.update(&self.site.name, |peer| peer.received_bytes += bytes);
+        self.node.peers.update(&self.site.name, |peer| {
+            peer.received_bytes += bytes;
+            peer.fault.clear();
+        });
         self.node.positions.heard_of(stream, end, self.node.boot_ms());
         self.undurable.push_back((stream, end, bytes));
         self.journal.send(Received { stream, batches }).await.map_err(|_| "the shipper is stopping".to_owned())
@@ -293,12 +304,18 @@ impl Session {
     }
 }
 
-/// The same fault in the same stream, again and again, is one episode.
-fn bad_batch(node: &Node, stream: StreamId, error: &dyn std::fmt::Display) -> String {
-    let why = format!("it sent a batch of stream {stream} that is refused: {error}");
-    if node.positions.stuck(stream, why.clone()) {
+fn bad_batch(node: &Node, site: &PeerConfig, stream: StreamId, error: &dyn std::fmt::Display) -> String {
+    let why = fault(node, site, format!("it sent a batch of stream {stream} that is refused: {error}"));
+    node.positions.stuck(stream, format!("{}: {why}", site.name));
+    why
+}
+
+/// Counts and logs what is wrong with what a site sent; the same, again and again, is one episode.
+fn fault(node: &Node, site: &PeerConfig, why: String) -> String {
+    let news = node.peers.update(&site.name, |peer| std::mem::replace(&mut peer.fault, why.clone()) != why);
+    if news == Some(true) {
         node.metrics.error("bad_batch");
-        tracing::error!(%stream, %error, "a batch from a site was refused");
+        tracing::error!(site = %site.name, why, "what a site sent was refused");
     }
     why
 }
