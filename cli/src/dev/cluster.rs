@@ -156,8 +156,14 @@ impl Cluster {
         let process = process::spawn_shipper(&self.config_path(site), &self.log_path(site))?;
         let pid_file = self.pid_path(site);
         self.record.sites[index].process = Some(process);
-        self.save()?;
-        std::fs::write(&pid_file, format!("{}\n", process.pid)).map_err(file_error(pid_file))?;
+        if let Err(error) = self.save() {
+            // A process that no record names would outlive the cluster.
+            process.kill(STOP_LIMIT)?;
+            return Err(error);
+        }
+        if let Err(error) = std::fs::write(&pid_file, format!("{}\n", process.pid)) {
+            tracing::warn!(%error, path = %pid_file.display(), "the file with its pid cannot be written; the record has it");
+        }
         Ok(true)
     }
 
@@ -219,8 +225,21 @@ impl Cluster {
         let path = self.dir.join(RECORD);
         let text = serde_json::to_vec_pretty(&self.record)
             .map_err(|e| Error::Record { path: path.clone(), why: e.to_string() })?;
-        private_file::replace(&self.dir, RECORD, &text).map_err(file_error(path))
+        let saved = private_file::replace(&self.dir, RECORD, &text).or_else(|error| match error.kind() {
+            io::ErrorKind::StorageFull => overwrite(&path, &text),
+            _ => Err(error),
+        });
+        saved.map_err(file_error(path))
     }
+}
+
+/// Writes into the file that is there, which takes no space that it does not have: on a full disk a cluster can still be
+/// ended and started. Not atomic.
+fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
+    let file = std::fs::OpenOptions::new().write(true).open(path)?;
+    std::os::unix::fs::FileExt::write_all_at(&file, content, 0)?;
+    file.set_len(content.len() as u64)?;
+    file.sync_all()
 }
 
 /// Refuses a directory that holds anything but a cluster.

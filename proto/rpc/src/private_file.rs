@@ -29,11 +29,19 @@ pub fn replace(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, dir.join(name))?;
+    let replaced = write_new(&temporary, content).and_then(|()| std::fs::rename(&temporary, dir.join(name)));
+    if replaced.is_err() {
+        // On a full disk there may be nothing to remove; the next call removes it otherwise.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    replaced?;
     File::open(dir)?.sync_all()
+}
+
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
 }
 
 /// Reads a whole file of at most [`MAX_BYTES`].

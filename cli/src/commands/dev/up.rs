@@ -52,7 +52,7 @@ pub(crate) fn look_around(cluster: &Cluster) {
     let dir = cluster.dir().display();
     let program = std::env::current_exe().unwrap_or_else(|_| "cfs".into());
     anstream::eprintln!(
-        "look around:\n  alias cfs={}\n  export CFS_CONFIG={}\n  cfs admin replication status\n  cfs journal import --tree /usr/share\n  \
+        "look around:\n  alias cfs={}\n  export CFS_CONFIG={}\n  cfs admin replication status\n  cfs journal import --tree PATH\n  \
          cfs --config {} admin meta ls -R /\n  cfs admin meta consistency-check\n  cfs dev status --dir {dir}\nend it:\n  \
          cfs dev down --dir {dir} --purge",
         program.display(),
