@@ -182,7 +182,11 @@ impl Cluster {
     }
 
     pub(crate) fn start(&self, site: &str) {
-        let said = self.dev(&["start", site]);
+        // A cluster of another scenario may have taken the port of a site that was down, and ends soon.
+        let said = eventually("the ports of the site", PATIENCE, || {
+            let said = self.dev(&["start", site]);
+            if said.err.contains("in use") { Err(said.err) } else { Ok(said) }
+        });
         assert_eq!(said.code, 0, "{}\n{}", said.err, self.logs());
     }
 
