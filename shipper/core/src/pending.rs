@@ -7,8 +7,6 @@ use cfs_model::{Lsn, StreamId, Vector};
 pub struct Next<'a> {
     /// Its stream.
     pub stream: StreamId,
-    /// Its last LSN.
-    pub last_lsn: Lsn,
     /// What its writer had seen; `None` if that did not change since the batch before.
     pub vector: Option<&'a Vector>,
 }
@@ -45,7 +43,7 @@ mod tests {
     fn a_batch_waits_for_what_its_writer_had_seen() {
         let stream = |site| StreamId { site: SiteId(site), incarnation: Incarnation(1) };
         let seen: Vector = [(stream(1), Lsn(5)), (stream(2), Lsn(99))].into_iter().collect();
-        let next = Next { stream: stream(2), last_lsn: Lsn(100), vector: Some(&seen) };
+        let next = Next { stream: stream(2), vector: Some(&seen) };
         let applied = |lsn| [(stream(1), Lsn(lsn))].into_iter().collect::<Vector>();
         let waiting = Waiting { stream: stream(2), on: stream(1), until: Lsn(5) };
         assert_eq!(ready(&next, &applied(4)), Err(waiting));

@@ -8,7 +8,7 @@ use cfs_model::Vector;
 use cfs_model::op::op::Kind;
 use cfs_model::op::{Forget, Op};
 use prost::Message;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::node::Node;
 use crate::path::commit::Admitted;
@@ -33,7 +33,7 @@ pub(crate) async fn run(node: Arc<Node>, queue: mpsc::UnboundedSender<Admitted>)
                 None => Some(vector),
                 // What every site had written by then is applied here, so nothing that is still to come can be older.
                 Some(ends) if node.store.position().applied.covers(&ends) => {
-                    append(&node, &queue, &vector).await;
+                    append(&node, &queue, &vector);
                     None
                 }
                 Some(_) => Some(vector),
@@ -58,10 +58,8 @@ fn settled(node: &Node, vector: &Vector) -> Option<Vector> {
     Some(ends)
 }
 
-async fn append(node: &Node, queue: &mpsc::UnboundedSender<Admitted>, vector: &Vector) {
+fn append(node: &Node, queue: &mpsc::UnboundedSender<Admitted>, vector: &Vector) {
     let op = Op { kind: Some(Kind::Forget(Forget { positions: vector.to_wire() })) };
-    let room = || Arc::new(Semaphore::new(1)).acquire_owned();
-    let (Ok(one), Ok(two)) = (room().await, room().await) else { return };
     let session = node.next_session();
     let mut admission = node.admission();
     let Some((epoch, stream)) = admission.accepting() else { return };
@@ -69,15 +67,8 @@ async fn append(node: &Node, queue: &mpsc::UnboundedSender<Admitted>, vector: &V
     let seq = held.seq + 1;
     let Ok(places) = admission.entries(&PRODUCER, session, epoch, seq, 1) else { return };
     let ops = vec![Bytes::from(op.encode_to_vec())].into_iter();
-    let entry = Admitted {
-        stream,
-        epoch,
-        first_lsn: places.first_lsn,
-        producer: PRODUCER,
-        first_seq: seq,
-        ops,
-        _room: [one, two],
-    };
+    let entry =
+        Admitted { stream, epoch, first_lsn: places.first_lsn, producer: PRODUCER, first_seq: seq, ops, _room: None };
     // Under the lock of the admission, so that the queue is in the order of LSNs. Without a group commit the process ends.
     let _ = queue.send(entry);
     tracing::info!(%vector, "tombstones that every site has applied are forgotten");

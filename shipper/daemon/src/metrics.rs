@@ -128,7 +128,7 @@ impl Metrics {
     }
 
     /// Batches from another site are durable.
-    pub(crate) fn replicated(&self, _batches: &[Batch], fsync_ns: u64) {
+    pub(crate) fn replicated(&self, fsync_ns: u64) {
         self.fsync_s.observe(fsync_ns as f64 / 1e9);
     }
 
@@ -206,19 +206,18 @@ impl Now {
         let mut peer_up = Vec::new();
         for (site, peer) in node.peers.lock().iter() {
             lag_ms.push((site.to_string(), lag_of(node, peer, now_ms)));
-            let up = peer.silent_ms(now_ms, node.started_ms) <= node.silence_ms() && peer.heard_at_ms.is_some();
-            peer_up.push((site.to_string(), u64::from(up)));
+            peer_up.push((site.to_string(), u64::from(peer.is_heard(now_ms, node.silence_ms()))));
         }
         // This site's own lag behind the primary; nothing is behind itself.
         let own = if primary == node.site().as_str() { 0 } else { status::lag_here(node, now_ms) };
         lag_ms.push((node.site().to_string(), own));
         let process = usage::process(String::new(), 0);
-        let store = node.store.usage().unwrap_or_default();
+        let (store, journal) = (node.store.usage().unwrap_or_default(), node.journal.usage());
         let mut gauges = vec![
             ("epoch", "The epoch that this site was told", epoch.0 as f64),
             ("primary", "Whether this site is primary", f64::from(u8::from(primary == node.site().as_str()))),
-            ("journal_bytes", "Bytes of the journal on disk", node.journal.usage().bytes as f64),
-            ("journal_segments", "Segments of the journal", node.journal.usage().segments as f64),
+            ("journal_bytes", "Bytes of the journal on disk", journal.bytes as f64),
+            ("journal_segments", "Segments of the journal", journal.segments as f64),
             ("store_bytes", "Bytes of the store in use", store.used_bytes as f64),
             ("disk_free_bytes", "Free bytes on the disk of journal and store", node.space.free_bytes() as f64),
             ("read_only", "Whether appends wait for disk space", f64::from(u8::from(node.space.is_read_only()))),

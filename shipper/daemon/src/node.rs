@@ -170,7 +170,7 @@ impl Node {
             return false;
         }
         let now_ms = self.boot_ms();
-        let heard = |peer: &&Peer| peer.heard_at_ms.is_some() && peer.silent_ms(now_ms, 0) <= self.silence_ms();
+        let heard = |peer: &&Peer| peer.is_heard(now_ms, self.silence_ms());
         let degraded = self.peers.lock().values().filter(heard).count() < copies;
         if degraded != self.degraded.swap(degraded, Ordering::AcqRel) {
             if degraded {

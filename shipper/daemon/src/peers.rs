@@ -36,6 +36,11 @@ impl Peer {
     pub(crate) fn silent_ms(&self, now_ms: u64, started_ms: u64) -> u64 {
         now_ms.saturating_sub(self.heard_at_ms.unwrap_or(started_ms))
     }
+
+    /// Whether it was heard at all, and no longer ago than `silence_ms`.
+    pub(crate) fn is_heard(&self, now_ms: u64, silence_ms: u64) -> bool {
+        self.heard_at_ms.is_some_and(|at| now_ms.saturating_sub(at) <= silence_ms)
+    }
 }
 
 /// All other sites of the configuration.

@@ -108,7 +108,7 @@ fn cursor(position: &Position, now_ms: u64) -> v1::StreamCursor {
 
 fn peer_status(node: &Node, site: &str, peer: &Peer, now_ms: u64) -> v1::PeerStatus {
     let silent_ms = peer.silent_ms(now_ms, node.started_ms);
-    let down = peer.heard_at_ms.is_none() || silent_ms > node.silence_ms();
+    let down = !peer.is_heard(now_ms, node.silence_ms());
     let state = match (peer.diverged, down) {
         (true, _) => "DIVERGED",
         (_, true) => "DOWN",

@@ -294,7 +294,7 @@ impl Service {
                 producer: session.producer.clone(),
                 first_seq: first_seq + held as u64,
                 ops: entries.into_iter(),
-                _room: room,
+                _room: Some(room),
             };
             // Under the lock of the admission, so that the queue is in the order of LSNs.
             if self.queue.send(admitted).is_err() {

@@ -127,7 +127,7 @@ impl Apply {
             for (stream, feed) in &mut self.feeds {
                 while let Some(batch) = feed.batches.front() {
                     let header = batch.header();
-                    let next = Next { stream: *stream, last_lsn: header.last_lsn(), vector: header.vector.as_ref() };
+                    let next = Next { stream: *stream, vector: header.vector.as_ref() };
                     if let Err(waiting) = pending::ready(&next, &applied) {
                         let why = format!("waits for {} up to {}", waiting.on, waiting.until);
                         self.node.positions.stuck(*stream, why);

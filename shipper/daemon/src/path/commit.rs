@@ -28,7 +28,8 @@ pub(crate) struct Admitted {
     pub(crate) producer: Bytes,
     pub(crate) first_seq: u64,
     pub(crate) ops: std::vec::IntoIter<Bytes>,
-    pub(crate) _room: [OwnedSemaphorePermit; 2],
+    /// Its places in the queue, by entries and by bytes; the shipper's own few entries need none.
+    pub(crate) _room: Option<[OwnedSemaphorePermit; 2]>,
 }
 
 /// Runs until the queue is closed. Blocks: give it a thread of its own. A write that fails ends the process.

@@ -104,7 +104,7 @@ fn write(node: &Node, writers: &mut HashMap<StreamId, Writer>, stream: StreamId,
     node.saw_clock(clock);
     let vectors = batches.iter().filter_map(|b| Some((b.header().first_lsn, b.header().vector.clone()?)));
     node.positions.persisted(stream, end, vectors.collect::<Vec<_>>(), node.boot_ms());
-    node.metrics.replicated(&batches, node.boot_ns() - started_ns);
+    node.metrics.replicated(node.boot_ns() - started_ns);
     if stream.site == node.id() {
         // Let the group commit have the own stream.
         writers.remove(&stream);
