@@ -33,13 +33,18 @@ const BANS: &[(&str, &[&str])] = &[
     ("cfs-model", &["tokio", "heed", "tonic", "hyper", "rustls", "rand", "cfs-shipper-core", "cfs-rpc"]),
     ("cfs-config", &["tokio", "heed", "tonic", "hyper", "rustls", "rand", "cfs-rpc"]),
     ("cfs-shipper-core", &["tokio", "heed", "tonic", "hyper", "rustls", "rand", "cfs-rpc"]),
+    ("cfs-control-core", &["tokio", "heed", "tonic", "hyper", "rustls", "rand", "cfs-rpc", "openraft"]),
     // Disks: they block, and know nothing of sites.
-    ("cfs-journal", &["tokio", "tonic", "hyper", "heed", "cfs-rpc", "cfs-store", "prometheus-client"]),
+    ("cfs-journal", &["tokio", "tonic", "hyper", "heed", "cfs-rpc", "cfs-store", "cfs-audit", "prometheus-client"]),
+    ("cfs-audit", &["tokio", "tonic", "hyper", "heed", "cfs-rpc", "cfs-journal", "cfs-store", "prometheus-client"]),
     ("cfs-store", &["tokio", "tonic", "hyper", "cfs-rpc", "cfs-journal", "prometheus-client"]),
     // What two processes agree on knows neither of them.
-    ("cfs-rpc", &["heed", "cfs-journal", "cfs-store", "cfs-client", "cfs-shipper", "cfs"]),
-    ("cfs-client", &["heed", "cfs-journal", "cfs-store", "cfs-shipper", "cfs"]),
-    ("cfs-shipper", &["cfs", "cfs-client", "indicatif"]),
+    ("cfs-rpc", &["heed", "openraft", "cfs-journal", "cfs-store", "cfs-client", "cfs-shipper", "cfs-control", "cfs"]),
+    ("cfs-client", &["heed", "openraft", "cfs-journal", "cfs-store", "cfs-shipper", "cfs-control", "cfs"]),
+    // A shipper obeys; it takes no part in the group.
+    ("cfs-shipper", &["cfs", "cfs-client", "cfs-control", "cfs-control-core", "openraft", "indicatif"]),
+    // The group holds decisions, never data.
+    ("cfs-control", &["cfs", "cfs-store", "cfs-journal", "cfs-audit", "cfs-shipper", "cfs-client", "indicatif"]),
 ];
 
 fn root() -> PathBuf {
@@ -224,7 +229,7 @@ fn layers_do_not_reach_upwards() {
 /// The pure packages keep their ban on clocks, and the lint that enforces it is not switched off.
 #[test]
 fn clocks_are_banned_where_decisions_are_made() {
-    for package in ["proto/model", "proto/config", "shipper/core"] {
+    for package in ["proto/model", "proto/config", "shipper/core", "control/core"] {
         let bans = read(&Path::new(package).join(".clippy.toml"));
         for method in ["Instant::now", "SystemTime::now", "thread::sleep"] {
             assert!(bans.contains(method), "{package}/.clippy.toml does not ban {method}");

@@ -28,9 +28,9 @@ pub struct Global {
     /// The site's configuration file
     #[arg(long, global = true, help_heading = HEADING, value_name = "PATH", env = "CFS_CONFIG", default_value = cfs_config::DEFAULT_FILE)]
     pub config: PathBuf,
-    /// How to print data
-    #[arg(short, long, global = true, help_heading = HEADING, value_enum, default_value_t, value_name = "FORMAT")]
-    pub output: Format,
+    /// How to print data; a table unless the command says otherwise
+    #[arg(short, long, global = true, help_heading = HEADING, value_enum, value_name = "FORMAT")]
+    pub output: Option<Format>,
     /// Print without colours; so does the variable NO_COLOR
     #[arg(long, global = true, help_heading = HEADING)]
     pub no_color: bool,

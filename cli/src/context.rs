@@ -12,7 +12,7 @@ use crate::output::Format;
 #[derive(Debug, Clone)]
 pub struct Context {
     config_path: PathBuf,
-    format: Format,
+    format: Option<Format>,
     verbose: bool,
 }
 
@@ -33,8 +33,16 @@ impl Context {
         &self.config_path
     }
 
-    /// How data is to be printed.
+    /// How data is to be printed: a table unless another format was asked for.
     pub const fn format(&self) -> Format {
+        match self.format {
+            Some(format) => format,
+            None => Format::Table,
+        }
+    }
+
+    /// How data is to be printed, if that was asked for.
+    pub const fn chosen_format(&self) -> Option<Format> {
         self.format
     }
 

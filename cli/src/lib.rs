@@ -9,11 +9,16 @@ pub mod commands;
 pub mod context;
 pub mod demo;
 pub mod dev;
+pub mod duration;
+pub mod follow;
+pub mod founding;
 pub mod namespace;
 pub mod op_json;
 pub mod output;
 pub mod path_text;
+mod relay;
 mod run;
+pub mod stream_names;
 pub mod tree;
 
 pub use context::Context;

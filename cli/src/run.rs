@@ -1,9 +1,11 @@
 //! From the process's start to its exit code.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use cfs_config::Config;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -14,28 +16,41 @@ use crate::commands::Command;
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
-    // Installed under the daemon's name, this program is the daemon.
+    // Installed under a daemon's name, this program is that daemon.
     let name = std::env::args_os().next().map(PathBuf::from);
-    if name.as_deref().and_then(Path::file_name).is_some_and(|name| name == "cfs-shipper") {
-        let args = DaemonArgs::parse();
-        return report(run_shipper(&args.config, false));
+    match name.as_deref().and_then(Path::file_name).and_then(OsStr::to_str) {
+        Some("cfs-shipper") => return report(run_shipper(&ShipperArgs::parse().config, false)),
+        Some("cfs-control") => return report(run_control(&ControlArgs::parse().config, false)),
+        _ => {}
     }
     let cli = Cli::parse();
     if cli.global.no_color {
         anstream::ColorChoice::Never.write_global();
     }
     let context = Context::new(&cli.global);
-    if let Command::Shipper(args) = &cli.command {
-        return report(run_shipper(context.config_path(), args.detach));
+    match &cli.command {
+        Command::Shipper(args) => return report(run_shipper(context.config_path(), args.detach)),
+        Command::Control(args) => return report(run_control(context.config_path(), args.detach)),
+        Command::Proxy(args) => return report(run_proxy(&args.dir, args.detach)),
+        _ => {}
     }
     start_logging(cli.global.verbose);
     report(run(cli.command, &context))
 }
 
-/// The daemon, under its own name.
+/// The shipper, under its own name.
 #[derive(Debug, Parser)]
 #[command(name = "cfs-shipper", version, about = "Ships one site's metadata journal to the others")]
-struct DaemonArgs {
+struct ShipperArgs {
+    /// The site's configuration file
+    #[arg(long, value_name = "PATH", env = "CFS_CONFIG", default_value = cfs_config::DEFAULT_FILE)]
+    config: PathBuf,
+}
+
+/// The control process, under its own name.
+#[derive(Debug, Parser)]
+#[command(name = "cfs-control", version, about = "Owns membership, epochs, leases and the primary role of one cluster")]
+struct ControlArgs {
     /// The site's configuration file
     #[arg(long, value_name = "PATH", env = "CFS_CONFIG", default_value = cfs_config::DEFAULT_FILE)]
     config: PathBuf,
@@ -50,11 +65,34 @@ fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 fn run_shipper(config: &Path, detach: bool) -> anyhow::Result<ExitCode> {
-    if detach {
-        rustix::process::setsid()?;
-    }
+    leave_session(detach)?;
     cfs_shipper::main_with(Config::load(Some(config), &[])?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn run_control(config: &Path, detach: bool) -> anyhow::Result<ExitCode> {
+    leave_session(detach)?;
+    cfs_control::main_with(Config::load(Some(config), &[])?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_proxy(dir: &Path, detach: bool) -> anyhow::Result<ExitCode> {
+    leave_session(detach)?;
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).with_target(false).init();
+    crate::dev::proxy::run(dir)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn leave_session(detach: bool) -> anyhow::Result<()> {
+    if !detach {
+        return Ok(());
+    }
+    match rustix::process::setsid() {
+        // A process that leads its group, as a shipper that starts itself anew, stands apart already. Its session is not
+        // asked for: in a container that may be one without a number.
+        Ok(_) | Err(rustix::io::Errno::PERM) => Ok(()),
+        Err(error) => Err(error).context("cannot leave the session of whoever started it"),
+    }
 }
 
 fn report(outcome: anyhow::Result<ExitCode>) -> ExitCode {
@@ -95,7 +133,7 @@ fn start_logging(verbose: u8) {
 
 #[cfg(test)]
 mod tests {
-    use anyhow::{Context as _, anyhow};
+    use anyhow::anyhow;
 
     use super::*;
 

@@ -23,7 +23,8 @@ const OPERATIONS: [&str; 18] = [
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=../cfs/v1");
-    let services = ["producer", "peer", "governor", "inspect"].map(|name| format!("cfs/v1/{name}.proto"));
+    let services = ["producer", "peer", "governor", "inspect", "admin", "control", "enrollment", "debug"]
+        .map(|name| format!("cfs/v1/{name}.proto"));
     let files = protox::compile(services, [".."])?;
     let mut builder = tonic_prost_build::configure().bytes(".");
     for name in OPERATIONS {

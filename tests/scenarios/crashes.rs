@@ -11,7 +11,7 @@ use crate::producers::in_journal;
 use crate::tree::{at_site, expect_same, on_disk};
 
 /// Waits for a moment that nobody chose.
-fn random_pause(longest_ms: u64) {
+pub(crate) fn random_pause(longest_ms: u64) {
     let pause = Duration::from_millis(rand::rng().random_range(20..longest_ms));
     eprintln!("kill after {pause:?}");
     std::thread::sleep(pause);

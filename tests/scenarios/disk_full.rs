@@ -55,7 +55,7 @@ fn shrink(cluster: &Cluster, site: &str) -> Result<SmallDisk, String> {
 }
 
 /// 2 KiB that no codec makes smaller.
-fn incompressible(inode: u64) -> Bytes {
+pub(crate) fn incompressible(inode: u64) -> Bytes {
     let mut value = vec![0; 2048];
     rand::rng().fill_bytes(&mut value);
     let set = SetXattr { inode, name: Bytes::from_static(b"user.noise"), value: value.into() };
@@ -78,6 +78,8 @@ async fn a_full_disk_refuses_and_recovers() {
         Ok(disk) => disk,
         Err(why) => return skipped(&format!("a full disk: a small one cannot be mounted here: {why}")),
     };
+    // What every site has goes by itself when the disk is nearly full: site-b is away, so that nothing can go.
+    cluster.stop("site-b");
     cluster.start("site-a");
     let ballast = cluster.path("site-a", "state/ballast");
     let acked = fill(&cluster, &ballast).await;
@@ -104,6 +106,7 @@ async fn a_full_disk_refuses_and_recovers() {
     assert!(reply.highest_seq >= acked, "{acked} entries were acknowledged, {} are held", reply.highest_seq);
     session.append(reply.role.unwrap().epoch, reply.highest_seq + 1, vec![incompressible(1_000_001)]).await;
     session.acked(reply.highest_seq + 1).await;
+    cluster.start("site-b");
     cluster.expect_identical();
     let dumped = cluster.at("site-b", &["journal", "dump", "--stream", "site-a", "-o", "jsonl"]).ok();
     assert_eq!(dumped.matches("\"filler\"").count() as u64, reply.highest_seq + 1, "each entry is there once");

@@ -1,65 +1,45 @@
-//! A cluster of real processes, and the commands an operator would give.
+//! A cluster of real processes, and the commands an operator would give. `cluster.rs` has what is asked of all of it.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::JoinHandle;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub(crate) use crate::process::{Running, Said, cfs, command};
+
 /// Tries to find ports that stay free until they are bound.
 const ATTEMPTS: usize = 3;
+/// Lines of each log that are shown after a failure.
+const LOG_LINES: usize = 150;
 /// How long something may take that happens by itself.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a command said.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: i32,
-    pub(crate) out: String,
-    pub(crate) err: String,
+/// Held by scenarios that measure time, so that none of them runs beside another.
+pub(crate) fn quiet() -> MutexGuard<'static, ()> {
+    static QUIET: Mutex<()> = Mutex::new(());
+    // One that failed has ended its processes all the same.
+    QUIET.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Said {
-    /// The answer of a command that must succeed.
-    pub(crate) fn ok(self) -> String {
-        assert_eq!(self.code, 0, "stdout:\n{}\nstderr:\n{}", self.out, self.err);
-        self.out
-    }
-
-    /// What a command that must fail had to say.
-    pub(crate) fn failed(self) -> String {
-        assert_ne!(self.code, 0, "it should have failed; stdout:\n{}\nstderr:\n{}", self.out, self.err);
-        format!("{}{}", self.out, self.err)
-    }
-
-    pub(crate) fn json(self) -> Value {
-        let out = self.ok();
-        serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e} in {out}"))
-    }
-
-    pub(crate) fn json_lines(self) -> Vec<Value> {
-        let out = self.ok();
-        out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in {line}"))).collect()
-    }
+/// A limit of the product. Without optimisation, beside other scenarios, everything takes longer.
+pub(crate) fn limit_ms(ms: u64) -> u64 {
+    if cfg!(debug_assertions) { 5 * ms } else { ms }
 }
 
-/// `cfs` without what the developer's own shell says about its configuration.
-pub(crate) fn command<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cfs"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"CFS_")) {
-        command.env_remove(name);
-    }
-    command.args(args).env("NO_COLOR", "1").stdin(Stdio::null());
-    command
+/// How often campaigns repeat themselves: `CFS_ROUNDS`, or so often.
+pub(crate) fn rounds(default: usize) -> usize {
+    let set = std::env::var("CFS_ROUNDS").ok();
+    set.map_or(default, |rounds| rounds.parse().expect("CFS_ROUNDS is a number"))
 }
 
-/// Runs `cfs` to its end.
-pub(crate) fn cfs<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Said {
-    Running::spawn(command(args)).finish()
+/// Whether `CFS_LONG` asks for the durations of a campaign.
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("CFS_LONG").is_some_and(|value| value != "0")
 }
 
 /// Waits until `look` finds something.
@@ -74,74 +54,13 @@ pub(crate) fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() 
     }
 }
 
-/// A process of ours that ends with the scenario.
-pub(crate) struct Running {
-    child: Child,
-    /// What it prints, read as it comes: a full pipe would stop it.
-    printed: Option<[JoinHandle<Vec<u8>>; 2]>,
-}
-
-impl Running {
-    fn spawn(mut command: Command) -> Self {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("cfs starts");
-        let out = read_all(child.stdout.take().expect("a pipe"));
-        let err = read_all(child.stderr.take().expect("a pipe"));
-        Self { child, printed: Some([out, err]) }
-    }
-
-    /// Ends it at once.
-    pub(crate) fn kill(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        self.child.wait().expect("it is our child");
-    }
-
-    /// Waits for its end.
-    pub(crate) fn finish(mut self) -> Said {
-        let status = self.child.wait().expect("it is our child");
-        let [out, err] =
-            self.printed.take().expect("it was not finished before").map(|reader| reader.join().expect("it reads"));
-        Said {
-            code: status.code().unwrap_or(-1),
-            out: String::from_utf8(out).expect("UTF-8"),
-            err: String::from_utf8_lossy(&err).into_owned(),
-        }
-    }
-
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("it is our child").is_some()
-    }
-
-    /// Writes to its standard input; a process that is gone reads nothing.
-    pub(crate) fn write(&mut self, text: &str) {
-        let _ = self.child.stdin.as_mut().expect("a pipe").write_all(text.as_bytes());
-    }
-
-    /// Ends its standard input.
-    pub(crate) fn close_input(&mut self) {
-        drop(self.child.stdin.take());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn read_all(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        pipe.read_to_end(&mut bytes).expect("it reads");
-        bytes
-    })
-}
-
-/// Two or more sites on this machine. They end with it.
+/// Sites on this machine. They end with it.
 pub(crate) struct Cluster {
     place: Option<TempDir>,
     dir: PathBuf,
+    /// Sites that store data; the first founded the cluster.
+    data: Vec<String>,
+    witness: Option<String>,
 }
 
 impl Cluster {
@@ -152,10 +71,32 @@ impl Cluster {
 
     /// Starts these sites; the first is primary.
     pub(crate) fn up_with(sites: &str) -> Self {
+        Self::up_as(sites, None)
+    }
+
+    /// Makes the files of these sites; nothing runs, and nobody is enrolled.
+    pub(crate) fn bare(sites: &str, witness: Option<&str>) -> Self {
+        Self::made(&[&["up", "--bare", "--sites", sites][..], &with_witness(witness)].concat(), sites, witness)
+    }
+
+    /// Starts site-a, site-b and the witness site-w: failover is automatic.
+    pub(crate) fn up_with_witness() -> Self {
+        let cluster = Self::up_as("site-a,site-b", Some("site-w"));
+        cluster.wait_ready();
+        cluster
+    }
+
+    fn up_as(sites: &str, witness: Option<&str>) -> Self {
+        Self::made(&[&["up", "--sites", sites][..], &with_witness(witness)].concat(), sites, witness)
+    }
+
+    fn made(words: &[&str], sites: &str, witness: Option<&str>) -> Self {
         for attempt in 1..=ATTEMPTS {
             let place = tempfile::tempdir().expect("a folder");
-            let cluster = Self { dir: place.path().join("c"), place: Some(place) };
-            let said = cluster.dev(&["up", "--sites", sites]);
+            let data = sites.split(',').map(str::to_owned).collect();
+            let (dir, witness) = (place.path().join("c"), witness.map(str::to_owned));
+            let cluster = Self { dir, place: Some(place), data, witness };
+            let said = cluster.dev(words);
             if said.code == 0 {
                 return cluster;
             }
@@ -163,6 +104,16 @@ impl Cluster {
             assert!(said.err.contains("in use") && attempt < ATTEMPTS, "dev up: {}\n{}", said.err, cluster.logs());
         }
         unreachable!("the last attempt returns or panics")
+    }
+
+    /// Sites that store data.
+    pub(crate) fn data_sites(&self) -> impl Iterator<Item = &str> {
+        self.data.iter().map(String::as_str)
+    }
+
+    /// All sites.
+    pub(crate) fn sites(&self) -> impl Iterator<Item = &str> {
+        self.data.iter().chain(&self.witness).map(String::as_str)
     }
 
     /// `cfs dev VERB --dir ... REST`
@@ -178,7 +129,7 @@ impl Cluster {
     }
 
     pub(crate) fn stop(&self, site: &str) {
-        self.dev(&["stop", site]).ok();
+        self.dev(&["stop", "--now", site]).ok();
     }
 
     pub(crate) fn start(&self, site: &str) {
@@ -247,8 +198,21 @@ impl Cluster {
         std::fs::read_to_string(self.path(site, "shipper.log")).unwrap_or_default()
     }
 
-    fn logs(&self) -> String {
-        format!("site-a:\n{}\nsite-b:\n{}", self.log("site-a"), self.log("site-b"))
+    pub(crate) fn control_log(&self, site: &str) -> String {
+        std::fs::read_to_string(self.path(site, "control.log")).unwrap_or_default()
+    }
+
+    /// The end of every log.
+    pub(crate) fn logs(&self) -> String {
+        let mut text = String::new();
+        for site in self.sites() {
+            for (process, log) in [("control", self.control_log(site)), ("shipper", self.log(site))] {
+                let lines: Vec<&str> = log.lines().collect();
+                let end = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+                text.push_str(&format!("--- {process} of {site}, its last lines:\n{end}\n"));
+            }
+        }
+        text
     }
 
     /// (stream, how far it is known to go, how far it is applied) at one site.
@@ -299,6 +263,10 @@ impl Cluster {
     }
 }
 
+fn with_witness(witness: Option<&str>) -> Vec<&str> {
+    witness.map_or(vec![], |name| vec!["--witness", name])
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         // Also after a failure: no process survives its scenario.
@@ -329,14 +297,22 @@ impl Metrics {
 
 /// Body of an answer over plain HTTP/1.1.
 pub(crate) fn http_get(port: u16, path: &str) -> String {
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).expect("it reads");
+    let (code, body) = http(port, "GET", path).expect("it answers");
+    assert_eq!(code, 200, "{path}: {body}");
+    body
+}
+
+/// Code and body of an answer over plain HTTP/1.1.
+pub(crate) fn http(port: u16, method: &str, path: &str) -> Result<(u16, String), String> {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(|e| e.to_string())?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    body.to_owned()
+    stream.read_to_string(&mut answer).map_err(|e| e.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no answer but {answer:?}"))?;
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Ok((code.ok_or_else(|| format!("no code in {head:?}"))?, body.to_owned()))
 }
 
 pub(crate) fn is_root() -> bool {

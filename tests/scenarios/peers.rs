@@ -14,7 +14,10 @@ use cfs_rpc::tls::SharedTls;
 use cfs_rpc::v1::peer_client::PeerClient;
 use cfs_rpc::v1::producer_client::ProducerClient;
 use cfs_rpc::v1::receiver_frame::Kind;
-use cfs_rpc::v1::{PeerHello, ReceiverFrame, StatusRequest};
+use cfs_rpc::v1::{
+    DescendRequest, DigestsRequest, PeerHello, PeerLookupRequest, ReceiverFrame, RegistersRequest, StatusRequest,
+    VerifyRequest,
+};
 use tonic::transport::Channel;
 
 use crate::harness::Cluster;
@@ -160,14 +163,37 @@ async fn names_are_bound_to_certificates(ours: &Authority, peer: u16, site_a: &I
     subscribe(channel, hello(id, "site-b", 2)).await.expect("site-b is served");
 }
 
+const PEER_CALLS: [&str; 7] = ["Status", "Digests", "Verify", "Descend", "ReadRegisters", "Lookup", "Losing"];
+
+/// Which of the calls that one shipper makes to another are answered.
+async fn answered(channel: Channel) -> [bool; 7] {
+    let mut peer = PeerClient::new(channel);
+    let part = RegistersRequest { inode: 1, ..RegistersRequest::default() };
+    [
+        peer.status(StatusRequest::default()).await.is_ok(),
+        peer.digests(DigestsRequest::default()).await.is_ok(),
+        peer.verify(VerifyRequest::default()).await.is_ok(),
+        peer.descend(DescendRequest::default()).await.is_ok(),
+        peer.read_registers(part).await.is_ok(),
+        peer.lookup(PeerLookupRequest { inode: 1, ..PeerLookupRequest::default() }).await.is_ok(),
+        peer.losing(cfs_rpc::v1::LosingRequest::default()).await.is_ok(),
+    ]
+}
+
 /// What each role may call on the ports that it may connect to.
 async fn roles_are_bound_to_services(ours: &Authority, peer: u16, producer: u16, site_a: &Identity) {
     for role in [Role::Control, Role::Operator, Role::Producer] {
         let tls = certificates(ours, "site-b", role, valid(), ours.cert_pem());
         if let Ok(channel) = dial(tls, peer, site_a).await {
-            let answer = PeerClient::new(channel).status(StatusRequest::default()).await;
-            assert!(answer.is_err(), "{role} may ask for a peer's status");
+            assert_eq!(answered(channel).await, [false; 7], "{role} is answered: {PEER_CALLS:?}");
         }
+    }
+    // Nor may a shipper that this site does not know; and one that it knows is answered, so that the others were
+    // refused for what they are.
+    for (site, answers) in [("site-z", [false; 7]), ("site-b", [true; 7])] {
+        let tls = certificates(ours, site, Role::Shipper, valid(), ours.cert_pem());
+        let channel = dial(tls, peer, site_a).await.expect("the certificate is good");
+        assert_eq!(answered(channel).await, answers, "{site}: {PEER_CALLS:?}");
     }
     let tls = certificates(ours, "site-b", Role::Producer, valid(), ours.cert_pem());
     let channel = dial(tls, producer, site_a).await.expect("producers may connect");
@@ -176,7 +202,7 @@ async fn roles_are_bound_to_services(ours: &Authority, peer: u16, producer: u16,
         cfs_rpc::v1::inspect_client::InspectClient::new(channel.clone()).status(StatusRequest::default()).await;
     assert_eq!(inspected.unwrap_err().code(), tonic::Code::Unimplemented);
     let governed = cfs_rpc::v1::governor_client::GovernorClient::new(channel.clone())
-        .state(cfs_rpc::v1::GovernorStateRequest {})
+        .restate(cfs_rpc::v1::RestateRequest::default())
         .await;
     assert_eq!(governed.unwrap_err().code(), tonic::Code::Unimplemented);
     let role = ProducerClient::new(channel).watch_role(cfs_rpc::v1::WatchRoleRequest {}).await;

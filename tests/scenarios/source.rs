@@ -18,8 +18,10 @@ use cfs_rpc::v1::peer_server::{Peer, PeerServer};
 use cfs_rpc::v1::receiver_frame::Kind as FromReceiver;
 use cfs_rpc::v1::source_frame::Kind as FromSource;
 use cfs_rpc::v1::{
-    Batches, DigestsReply, DigestsRequest, Opened, PeerHello, ReceiverFrame, SourceFrame, StatusReply, StatusRequest,
-    StreamState,
+    AuditCheckpoint, Batches, CopyFrame, CopyPart, DescendReply, DescendRequest, DigestsReply, DigestsRequest,
+    HeldCheckpointsReply, HeldCheckpointsRequest, HoldCheckpointReply, LookupReply, LosingReply, LosingRequest,
+    OfferReply, OfferRequest, Opened, PeerHello, PeerLookupRequest, ReceiverFrame, RegistersReply, RegistersRequest,
+    SourceFrame, StatusReply, StatusRequest, StreamState, VerifyReply, VerifyRequest,
 };
 use cfs_shipper_core::batch::{Batch, ChainHash, Header};
 use cfs_shipper_core::caps::{MAX_BATCH_RAW_BYTES, MAX_FRAME_BYTES};
@@ -79,6 +81,47 @@ impl Peer for Liar {
     async fn digests(&self, _: Request<DigestsRequest>) -> Result<Response<DigestsReply>, Status> {
         Err(Status::unavailable("a liar"))
     }
+
+    async fn offer(&self, _: Request<OfferRequest>) -> Result<Response<OfferReply>, Status> {
+        Err(Status::unavailable("a liar"))
+    }
+
+    type CopyStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<CopyPart, Status>> + Send>>;
+
+    async fn copy(&self, _: Request<Streaming<CopyFrame>>) -> Result<Response<Self::CopyStream>, Status> {
+        Err(Status::unavailable("a liar"))
+    }
+
+    async fn hold_checkpoint(&self, _: Request<AuditCheckpoint>) -> Result<Response<HoldCheckpointReply>, Status> {
+        Err(Status::unavailable("a liar"))
+    }
+
+    async fn held_checkpoints(
+        &self,
+        _: Request<HeldCheckpointsRequest>,
+    ) -> Result<Response<HeldCheckpointsReply>, Status> {
+        Err(Status::unavailable("a liar"))
+    }
+
+    async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyReply>, Status> {
+        Err(Status::unavailable("a liar"))
+    }
+
+    async fn descend(&self, _: Request<DescendRequest>) -> Result<Response<DescendReply>, Status> {
+        Err(Status::unavailable("a liar"))
+    }
+
+    async fn read_registers(&self, _: Request<RegistersRequest>) -> Result<Response<RegistersReply>, Status> {
+        Err(Status::unavailable("a liar"))
+    }
+
+    async fn losing(&self, _: Request<LosingRequest>) -> Result<Response<LosingReply>, Status> {
+        Err(Status::unavailable("a liar"))
+    }
+
+    async fn lookup(&self, _: Request<PeerLookupRequest>) -> Result<Response<LookupReply>, Status> {
+        Err(Status::unavailable("a liar"))
+    }
 }
 
 impl Liar {
@@ -87,7 +130,8 @@ impl Liar {
         let Ok(Some(ReceiverFrame { kind: Some(FromReceiver::Hello(theirs)) })) = from.message().await else { return };
         let Some(end) = theirs.streams.first().and_then(|state| state.durable) else { return };
         let Some((what, lie)) = self.lies.lock().unwrap().pop_front() else { return };
-        let claimed = StreamState { durable: Some(StreamPosition { lsn: end.lsn + 1000, ..end }), applied_lsn: 0 };
+        let claimed =
+            StreamState { durable: Some(StreamPosition { lsn: end.lsn + 1000, ..end }), applied_lsn: 0, first_lsn: 0 };
         let opened = vec![Opened { epoch: 1, site: 1 }, Opened { epoch: 2, site: 2 }];
         let hello = PeerHello {
             protocol: 1,
@@ -241,7 +285,7 @@ async fn a_lying_source_is_refused() {
     let server = tokio::spawn(serve(liar, port, tls));
     // A site that has just started dials without long pauses.
     for some in lies.chunks(5) {
-        cluster.dev(&["restart", "site-b"]).ok();
+        cluster.dev(&["restart", "--now", "site-b"]).ok();
         let before = cluster.metrics("site-b").errors();
         queue.lock().unwrap().extend(some);
         for _ in some {
@@ -260,7 +304,7 @@ async fn a_lying_source_is_refused() {
     let _ = server.await;
     assert_eq!(in_journal(&cluster, "site-b"), held, "site-b's journal changed");
     // Until then it waits for the entries that the liar claimed to have.
-    cluster.dev(&["restart", "site-b"]).ok();
+    cluster.dev(&["restart", "--now", "site-b"]).ok();
     eventually("site-a to start where the liar was", PATIENCE, || {
         let said = cluster.dev(&["start", "site-a"]);
         if said.code == 0 { Ok(()) } else { Err(said.err) }

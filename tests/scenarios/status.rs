@@ -95,10 +95,13 @@ fn documented_metrics_are_the_ones_served(cluster: &Cluster) {
     assert!(text.ends_with("# EOF\n"), "it is not OpenMetrics");
     let printed = cluster.at("site-a", &["admin", "replication", "metrics"]).ok();
     assert!(RUNBOOK.iter().all(|name| printed.contains(name)), "the command hides some:\n{printed}");
-    let served: BTreeSet<String> = text.lines().filter_map(served_name).collect();
-    let page = include_str!("../../docs/metrics.md");
-    let documented: BTreeSet<String> = page.lines().filter_map(documented_name).collect();
-    assert_eq!(served, documented, "docs/metrics.md and the endpoint differ");
+    let page = include_str!("../../docs/metrics.md").split_once("\n## Control process\n").expect("its own section");
+    let control = http_get(cluster.port("site-a", "http"), "/metrics");
+    for (text, rows) in [(text, page.0), (control, page.1)] {
+        let served: BTreeSet<String> = text.lines().filter_map(served_name).collect();
+        let documented: BTreeSet<String> = rows.lines().filter_map(documented_name).collect();
+        assert_eq!(served, documented, "docs/metrics.md and the endpoint differ");
+    }
     assert_eq!(http_get(cluster.port("site-b", "shipper_http"), "/liveness"), "ok\n");
 }
 

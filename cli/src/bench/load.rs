@@ -61,19 +61,19 @@ pub async fn run(producer: Arc<Producer>, mut load: Load, sent: UnboundedSender<
 }
 
 /// When how many entries are due.
-struct Pace {
+pub(super) struct Pace {
     rate: Option<f64>,
     start: Instant,
     made: u64,
 }
 
 impl Pace {
-    fn new(rate: Option<f64>, delay: Duration) -> Self {
+    pub(super) fn new(rate: Option<f64>, delay: Duration) -> Self {
         Self { rate, start: Instant::now() + delay, made: 0 }
     }
 
     /// Waits until entries are due and says how many: at least one, at most `left`.
-    async fn next(&mut self, left: u64) -> u64 {
+    pub(super) async fn next(&mut self, left: u64) -> u64 {
         let Some(rate) = self.rate else { return left.min(FULL_CHUNK) };
         let next_due = self.start + Duration::from_secs_f64((self.made + 1) as f64 / rate);
         let not_before = Instant::now() + TICK;

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use super::{meta, replication};
+use super::{meta, replication, tls};
 use crate::Context;
 
 /// What can be looked into.
+#[allow(clippy::large_enum_variant, reason = "it is made once")]
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// The metadata store
@@ -14,6 +15,9 @@ pub enum Command {
     /// Replication between sites
     #[command(subcommand)]
     Replication(replication::Command),
+    /// The cluster's authority and certificates
+    #[command(subcommand)]
+    Tls(tls::Command),
 }
 
 impl Command {
@@ -21,6 +25,7 @@ impl Command {
         match self {
             Self::Meta(command) => command.run(context).await,
             Self::Replication(command) => command.run(context).await,
+            Self::Tls(command) => command.run(context).await,
         }
     }
 }

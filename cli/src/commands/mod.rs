@@ -13,7 +13,10 @@ pub mod dev;
 pub mod journal;
 pub mod man;
 pub mod meta;
+pub mod preflight;
 pub mod replication;
+pub mod service;
+pub mod tls;
 
 /// What `cfs` can do.
 #[derive(Debug, clap::Subcommand)]
@@ -29,7 +32,7 @@ pub enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(config::Command),
-    /// Replicate a real tree between two sites on this machine, and compare every path
+    /// A tour on this machine: two sites and a witness, a real tree, a planned switchover, the loss of the primary, a verdict
     Demo(demo::Args),
     /// Clusters on this machine, for trying things out
     #[command(subcommand)]
@@ -39,17 +42,39 @@ pub enum Command {
     Journal(journal::Command),
     /// Write manual pages to a directory
     Man(man::Args),
-    /// The daemon
+    /// Check what should be so before a site goes into production; exits with 0 PASS, 1 WARN, 2 FAIL
+    Preflight(preflight::Args),
+    /// The data path's daemon
     #[command(name = "__shipper", hide = true)]
-    Shipper(ShipperArgs),
+    Shipper(DaemonArgs),
+    /// The control process
+    #[command(name = "__control", hide = true)]
+    Control(DaemonArgs),
+    /// The fault proxy of a cluster made by `cfs dev up`
+    #[command(name = "__proxy", hide = true)]
+    Proxy(ProxyArgs),
+    /// What the units of a service manager run beside the daemons
+    #[command(name = "__service", hide = true, subcommand)]
+    Service(service::Command),
 }
 
-/// Arguments of the hidden entry that runs the daemon.
+/// Arguments of the hidden entries that run daemons.
 #[derive(Debug, clap::Args)]
-pub struct ShipperArgs {
+pub struct DaemonArgs {
     /// Leave the session of the terminal
     #[arg(long)]
     pub detach: bool,
+}
+
+/// Arguments of the hidden entry that runs the fault proxy.
+#[derive(Debug, clap::Args)]
+pub struct ProxyArgs {
+    /// Leave the session of the terminal
+    #[arg(long)]
+    pub detach: bool,
+    /// The cluster's directory
+    #[arg(long, value_name = "DIR")]
+    pub dir: std::path::PathBuf,
 }
 
 impl Command {
@@ -67,7 +92,11 @@ impl Command {
             Self::Dev(command) => command.run(context).await,
             Self::Journal(command) => command.run(context).await,
             Self::Man(args) => man::run(&args),
-            Self::Shipper(_) => anyhow::bail!("the daemon needs a process of its own"),
+            Self::Service(command) => command.run(context).await,
+            Self::Preflight(args) => preflight::run(context, args).await,
+            Self::Shipper(_) | Self::Control(_) | Self::Proxy(_) => {
+                anyhow::bail!("a daemon needs a process of its own")
+            }
         }
     }
 }

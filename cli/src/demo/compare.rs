@@ -13,6 +13,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 use walkdir::WalkDir;
 
+use super::is_in;
 use crate::client;
 use crate::path_text::for_terminal;
 
@@ -46,14 +47,15 @@ struct Entry {
     target: Vec<u8>,
 }
 
-/// Compares the tree at `root` with the one that the site holds. The tree is read with `lstat`, on one file system.
+/// Compares the tree at `root` with the one that the site holds, leaving out what the site holds at `apart` in the root
+/// directory. The tree is read with `lstat`, on one file system.
 ///
 /// # Errors
 /// When the site does not answer, or the tree's root cannot be read.
-pub async fn compare(root: &Path, inspect: &mut InspectClient<Channel>) -> anyhow::Result<Comparison> {
+pub async fn compare(root: &Path, apart: &str, inspect: &mut InspectClient<Channel>) -> anyhow::Result<Comparison> {
     let request = ListRequest { path: b"/".to_vec().into(), recursive: true };
     let replies = inspect.list(request).await.map_err(client::failed("list its tree"))?.into_inner();
-    let mut held = Held { replies, items: VecDeque::new() };
+    let mut held = Held { replies, items: VecDeque::new(), apart };
     let mut found = Comparison::default();
     let mut right = held.next().await?;
     let walk = WalkDir::new(root).same_file_system(true).sort_by(|a, b| a.file_name().cmp(b.file_name()));
@@ -184,19 +186,22 @@ fn order(a: &[u8], b: &[u8]) -> Ordering {
 }
 
 /// What the store holds, as it arrives.
-struct Held {
+struct Held<'a> {
     replies: Streaming<ListReply>,
     items: VecDeque<ListItem>,
+    apart: &'a str,
 }
 
-impl Held {
+impl Held<'_> {
     async fn next(&mut self) -> anyhow::Result<Option<Entry>> {
         loop {
             if let Some(item) = self.items.pop_front() {
                 return Ok(Some(Entry::in_store(item)));
             }
             match self.replies.message().await.map_err(client::failed("list its tree"))? {
-                Some(reply) => self.items.extend(reply.items),
+                Some(reply) => {
+                    self.items.extend(reply.items.into_iter().filter(|item| !is_in(&item.path, self.apart)));
+                }
                 None => return Ok(None),
             }
         }

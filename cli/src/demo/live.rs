@@ -1,6 +1,6 @@
 //! A few changes as they happen, each timed until the other site has applied it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use cfs_client::{Ack, Options, Producer, Target};
@@ -11,10 +11,9 @@ use serde::Serialize;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use super::LIMIT;
 use crate::{client, namespace};
 
-/// How long one change may take to arrive.
-const LIMIT: Duration = Duration::from_secs(10);
 /// Inode numbers that no real file system hands out.
 const FIRST_INODE: u64 = (1 << 63) - 16;
 
@@ -31,7 +30,7 @@ pub struct Change {
 /// told of each as it arrives.
 ///
 /// # Errors
-/// When a change is refused or does not arrive within 10 s.
+/// When a change is refused or does not arrive within a minute.
 pub async fn make_changes(
     socket: std::path::PathBuf,
     source: &mut InspectClient<Channel>,

@@ -13,6 +13,7 @@ use cfs_rpc::v1::{ListRequest, LookupReply, LookupRequest};
 use cfs_shipper_core::merge::{Life, Value, encode_version};
 use tonic::transport::Channel;
 
+use super::is_in;
 use crate::client;
 use crate::path_text::for_terminal;
 
@@ -30,18 +31,19 @@ pub struct Victim {
     written: Version,
 }
 
-/// The first regular file that was written by one entry and not changed since.
+/// The first regular file that was written by one entry and not changed since, and is not at `apart` in the root
+/// directory.
 ///
 /// # Errors
 /// When the site does not answer, or holds no such file.
-pub async fn choose(inspect: &mut InspectClient<Channel>) -> anyhow::Result<Victim> {
+pub async fn choose(apart: &str, inspect: &mut InspectClient<Channel>) -> anyhow::Result<Victim> {
     let request = ListRequest { path: b"/".to_vec().into(), recursive: true };
     let action = "list its tree";
     let mut replies = inspect.list(request).await.map_err(client::failed(action))?.into_inner();
     while let Some(reply) = replies.message().await.map_err(client::failed(action))? {
-        for item in &reply.items {
+        for item in reply.items.iter().filter(|item| !is_in(&item.path, apart)) {
             let Some(node) = item.node.as_ref().filter(|node| node.kind == InodeKind::File as i32) else { continue };
-            let looked = inspect.lookup(LookupRequest { inode: node.inode }).await;
+            let looked = inspect.lookup(LookupRequest { inode: node.inode, all_sites: false }).await;
             let found = looked.map_err(client::failed("look up an inode"))?.into_inner();
             let mode = node.attributes.as_ref().and_then(|attributes| attributes.mode);
             if let (Some(written), Some(mode)) = (written_at_once(&found), mode) {

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::cluster::RECORD;
-use super::{layout, ports, process, ready};
+use super::record::RECORD;
+use super::{faults, layout, ports, process, ready};
 
 /// What went wrong with a cluster.
 #[derive(Debug, thiserror::Error)]
@@ -30,12 +30,20 @@ pub enum Error {
         why: String,
     },
     /// The cluster has other sites.
-    #[error("the cluster in {dir} has the sites {have}: leave out --sites, or choose another directory", dir = dir.display())]
+    #[error("the cluster in {dir} has the sites {have}: leave out --sites and --witness, or choose another directory", dir = dir.display())]
     OtherSites {
         /// The directory.
         dir: PathBuf,
         /// Its sites.
         have: String,
+    },
+    /// The cluster has other ports.
+    #[error("the cluster in {dir} has its ports from {have} on: leave out --base-port, or choose another directory", dir = dir.display())]
+    OtherPorts {
+        /// The directory.
+        dir: PathBuf,
+        /// Its first port.
+        have: u16,
     },
     /// No such site.
     #[error("site {name:?} is unknown: this cluster has {have}")]
@@ -65,7 +73,14 @@ pub enum Error {
     /// A process could not be started or ended.
     #[error(transparent)]
     Process(#[from] process::Error),
+    /// The faults of links could not be changed.
+    #[error(transparent)]
+    Faults(#[from] faults::Error),
     /// Not every site became ready.
     #[error(transparent)]
     NotReady(#[from] ready::Error),
+}
+
+pub(super) fn file_error(path: PathBuf) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::File { path, source }
 }

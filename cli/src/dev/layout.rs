@@ -11,7 +11,9 @@ use cfs_rpc::identity::{Identity, Role};
 use cfs_rpc::private_file;
 use rand::RngCore;
 
-use super::cluster::{Cluster, Site};
+use super::cluster::Cluster;
+use super::record::Site;
+use crate::founding;
 
 /// A socket's path must be shorter than 108 bytes, which leaves this for its directory.
 const MAX_RUN_BYTES: usize = 80;
@@ -38,6 +40,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The file that founds the cluster.
+    #[error("the founding file cannot be written: {0}")]
+    Founding(#[from] founding::Error),
     /// A path that TOML cannot hold.
     #[error("{0:?} is not UTF-8, which a configuration file must be: choose another directory")]
     NotUtf8(PathBuf),
@@ -83,6 +88,14 @@ pub(super) fn complete(cluster: &Cluster) -> Result<(), Error> {
     Ok(())
 }
 
+/// Writes the file with which the first site founds the cluster. Blocks.
+pub(super) fn write_founding(cluster: &Cluster) -> Result<(), Error> {
+    let Some(first) = cluster.sites().first() else { return Ok(()) };
+    let path = cluster.config_path(first);
+    let config = Config::load_with(Some(&path), &[], []).map_err(|source| Error::Config { path, source })?;
+    Ok(founding::write(&config.founding_file(), config.cluster.id)?)
+}
+
 fn authority(cluster: &Cluster) -> Result<Authority, Error> {
     let dir = cluster.dir().join("ca");
     if dir.join(ca::CA_CERTIFICATE).exists() {
@@ -115,14 +128,16 @@ fn config_text(cluster: &Cluster, site: &Site) -> Result<String, Error> {
         Ok::<_, Error>(toml::Value::from(text).to_string())
     };
     let p = site.ports;
+    let here = cluster.sites().iter().position(|other| other.id == site.id).unwrap_or_default();
     let mut text = format!(
-        "# Written by `cfs dev up`; it is not written again, so changes stay.\n\
-         [site]\nname = \"{}\"\nid = {}\n\n[cluster]\nid = \"{}\"\n\n\
+        "# Written by `cfs dev up`; it is not written again, so changes stay. Peers are dialled through the fault proxy.\n\
+         [site]\nname = \"{}\"\nid = {}\n{}\n[cluster]\nid = \"{}\"\n\n\
          [paths]\nstate = {}\nrun = {}\n\n\
          [listen]\npeer = \"127.0.0.1:{}\"\ncontrol = \"127.0.0.1:{}\"\nhttp = \"127.0.0.1:{}\"\n\
          shipper_http = \"127.0.0.1:{}\"\nproducer = \"127.0.0.1:{}\"\n",
         site.name,
         site.id,
+        kind(site),
         cluster.id(),
         quoted(&cluster.site_dir(site).join("state"))?,
         quoted(&site.run)?,
@@ -132,13 +147,19 @@ fn config_text(cluster: &Cluster, site: &Site) -> Result<String, Error> {
         p.shipper_http,
         p.producer,
     );
-    for peer in cluster.sites().iter().filter(|peer| peer.id != site.id) {
-        let p = peer.ports;
-        text.push_str(&format!(
-            "\n[[peers]]\nname = \"{}\"\nid = {}\npeer = \"127.0.0.1:{}\"\ncontrol = \"127.0.0.1:{}\"\n\
-             producer = \"127.0.0.1:{}\"\n",
-            peer.name, peer.id, p.peer, p.control, p.producer
-        ));
+    for (index, peer) in cluster.sites().iter().enumerate().filter(|(index, _)| *index != here) {
+        let proxied = cluster.record.proxied(here, index);
+        text.push_str(&format!("\n[[peers]]\nname = \"{}\"\nid = {}\n{}", peer.name, peer.id, kind(peer)));
+        text.push_str(&format!("control = \"127.0.0.1:{}\"\n", proxied.control));
+        if !peer.witness {
+            let producer = peer.ports.producer;
+            text.push_str(&format!("peer = \"127.0.0.1:{}\"\nproducer = \"127.0.0.1:{producer}\"\n", proxied.peer));
+        }
     }
     Ok(text)
+}
+
+/// The line that says what a site is.
+const fn kind(site: &Site) -> &'static str {
+    if site.witness { "kind = \"witness\"\n" } else { "" }
 }

@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, TcpListener};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-/// Most sites of a cluster on one machine.
-pub(super) const MAX_SITES: usize = 16;
 const PORTS_PER_SITE: u16 = 10;
+/// Ports of the fault proxy for each site that another one dials: its shipper and its control process.
+const PORTS_PER_ROUTE: u16 = 2;
 /// Below what Linux hands out by itself.
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 const ATTEMPTS: usize = 200;
@@ -35,7 +35,7 @@ pub enum Error {
     #[error("port {0} is in use: choose another --base-port, or find who listens with `ss -ltnp 'sport = :{0}'`")]
     InUse(u16),
     /// Past the last port.
-    #[error("--base-port {0} leaves no room for {1} sites: each takes ten ports")]
+    #[error("--base-port {0} leaves no room for {1} sites: each takes ten ports, and two more for each other site")]
     TooHigh(u16, usize),
     /// Nothing was free.
     #[error("no free ports were found from {} to {}: give --base-port", RANGE.start, RANGE.end)]
@@ -54,39 +54,88 @@ impl Ports {
     }
 }
 
-/// Ports for so many sites: `base + 10 * site + 0..5`, from `base` or from a place where all are free.
-pub(super) fn choose(sites: usize, base: Option<u16>) -> Result<Vec<Ports>, Error> {
+/// All ports of a cluster: `base + 10 * site + 0..5`, and after the sites' blocks those of the fault proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Block {
+    pub(super) sites: Vec<Ports>,
+    /// The first of the fault proxy's.
+    pub(super) proxy: u16,
+}
+
+/// Where the fault proxy listens for one site's connections to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Proxied {
+    /// To its shipper.
+    pub(super) peer: u16,
+    /// To its control process.
+    pub(super) control: u16,
+}
+
+/// One port of the fault proxy and where it leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Route {
+    /// Index of the site that dials.
+    pub(super) from: usize,
+    /// Index of the site that is dialled.
+    pub(super) to: usize,
+    pub(super) listen: u16,
+    pub(super) target: u16,
+}
+
+impl Block {
+    fn from_base(sites: usize, base: u16) -> Option<Self> {
+        let ports = (0..sites).map(|index| Ports::of_site(base, index)).collect::<Option<Vec<Ports>>>()?;
+        let proxy = u16::try_from(sites).ok()?.checked_mul(PORTS_PER_SITE)?.checked_add(base)?;
+        proxy.checked_add(proxy_ports(sites))?;
+        Some(Self { sites: ports, proxy })
+    }
+
+    fn first_used(&self) -> Option<u16> {
+        let proxy = self.proxy..self.proxy + proxy_ports(self.sites.len());
+        self.sites.iter().flat_map(|ports| ports.all()).chain(proxy).find(is_used)
+    }
+}
+
+/// How many ports the fault proxy of so many sites takes.
+fn proxy_ports(sites: usize) -> u16 {
+    u16::try_from(sites * sites.saturating_sub(1)).unwrap_or(u16::MAX).saturating_mul(PORTS_PER_ROUTE)
+}
+
+/// The fault proxy's ports for connections that one of `sites` sites dials to another; both are indices.
+pub(super) fn proxied(first: u16, sites: usize, from: usize, to: usize) -> Proxied {
+    let pair = from * (sites - 1) + if to < from { to } else { to - 1 };
+    let peer = first + u16::try_from(pair).unwrap_or_default() * PORTS_PER_ROUTE;
+    Proxied { peer, control: peer + 1 }
+}
+
+/// Ports for so many sites, from `base` or from a place where all are free.
+pub(super) fn choose(sites: usize, base: Option<u16>) -> Result<Block, Error> {
     if let Some(base) = base {
-        let ports = from_base(sites, base).ok_or(Error::TooHigh(base, sites))?;
-        return match first_used(&ports) {
+        let block = Block::from_base(sites, base).ok_or(Error::TooHigh(base, sites))?;
+        return match block.first_used() {
             Some(port) => Err(Error::InUse(port)),
-            None => Ok(ports),
+            None => Ok(block),
         };
     }
     for _ in 0..ATTEMPTS {
         let base = rand::rng().random_range(RANGE);
-        if let Some(ports) = from_base(sites, base).filter(|ports| first_used(ports).is_none()) {
-            return Ok(ports);
+        if let Some(block) = Block::from_base(sites, base).filter(|block| block.first_used().is_none()) {
+            return Ok(block);
         }
     }
     Err(Error::NoneFree)
 }
 
-/// Refuses when somebody listens on a port of a site whose processes do not run.
-pub(super) fn check_free(ports: Ports) -> Result<(), Error> {
-    match first_used(&[ports]) {
-        Some(port) => Err(Error::InUse(port)),
+/// Refuses when somebody listens on one of these ports.
+pub(super) fn check_free(ports: &[u16]) -> Result<(), Error> {
+    match ports.iter().find(|port| is_used(port)) {
+        Some(port) => Err(Error::InUse(*port)),
         None => Ok(()),
     }
 }
 
-fn from_base(sites: usize, base: u16) -> Option<Vec<Ports>> {
-    (0..sites).map(|index| Ports::of_site(base, index)).collect()
-}
-
-fn first_used(ports: &[Ports]) -> Option<u16> {
-    let is_used = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_err();
-    ports.iter().flat_map(|ports| ports.all()).find(is_used)
+fn is_used(port: &u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_err()
 }
 
 #[cfg(test)]
@@ -95,12 +144,27 @@ mod tests {
 
     #[test]
     fn each_site_has_ten_ports() {
-        let ports = from_base(2, 30_000).expect("room");
+        let block = Block::from_base(2, 30_000).expect("room");
         assert_eq!(
-            ports[1],
+            block.sites[1],
             Ports { peer: 30_010, control: 30_011, http: 30_012, shipper_http: 30_013, producer: 30_014 }
         );
-        assert!(matches!(choose(3, Some(65_520)), Err(Error::TooHigh(65_520, 3))));
+        assert_eq!(block.proxy, 30_020);
+        assert!(matches!(choose(3, Some(65_500)), Err(Error::TooHigh(65_500, 3))));
+    }
+
+    #[test]
+    fn each_pair_of_sites_has_its_own_ports_of_the_proxy() {
+        let sites = 6;
+        let mut all = Vec::new();
+        for from in 0..sites {
+            for to in (0..sites).filter(|to| *to != from) {
+                let ports = proxied(1000, sites, from, to);
+                all.extend([ports.peer, ports.control]);
+            }
+        }
+        let expected: Vec<u16> = (1000..1000 + proxy_ports(sites)).collect();
+        assert_eq!(all, expected);
     }
 
     #[test]

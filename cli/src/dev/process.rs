@@ -3,6 +3,7 @@
 //! A number alone does not name a process for long: each is remembered with its start time, and a number that was
 //! reused is taken for dead and never signalled.
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 const POLL: Duration = Duration::from_millis(10);
+/// Whoever waits for longer is told why.
+const NOTICE: Duration = Duration::from_secs(2);
 
 /// A process that was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,18 +33,18 @@ pub struct Process {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It could not be started.
-    #[error("cannot start the shipper of {config}: {source}", config = config.display())]
+    #[error("cannot start {what}: {source}")]
     Start {
-        /// Its configuration.
-        config: PathBuf,
+        /// What was to run.
+        what: String,
         /// What the system said.
         source: io::Error,
     },
     /// It ended at once.
-    #[error("the shipper of {config} ended at once: see {log}", config = config.display(), log = log.display())]
+    #[error("{what} ended at once: see {log}", log = log.display())]
     EndedAtOnce {
-        /// Its configuration.
-        config: PathBuf,
+        /// What was to run.
+        what: String,
         /// Its log.
         log: PathBuf,
     },
@@ -54,21 +57,20 @@ pub enum Error {
         source: io::Error,
     },
     /// It does not end.
-    #[error("process {pid} is still there {limit:?} after the signal: `cfs dev kill` ends it at once")]
+    #[error("process {pid} is still there long after the signal: `cfs dev kill` ends it at once")]
     StillThere {
         /// The process.
         pid: u32,
-        /// How long was waited.
-        limit: Duration,
     },
 }
 
-/// Starts this same program as a shipper that keeps running when this command ends, with its output in `log`.
-pub(super) fn spawn_shipper(config: &Path, log: &Path) -> Result<Process, Error> {
-    let start = |source| Error::Start { config: config.to_owned(), source };
+/// Starts this same program with these arguments, so that it keeps running when this command ends, with its output in
+/// `log`.
+pub(super) fn spawn(what: &str, args: &[&OsStr], log: &Path) -> Result<Process, Error> {
+    let start = |source| Error::Start { what: what.to_owned(), source };
     let output = OpenOptions::new().create(true).append(true).open(log).map_err(start)?;
     let mut command = Command::new(std::env::current_exe().map_err(start)?);
-    command.arg("__shipper").arg("--detach").arg("--config").arg(config);
+    command.args(args);
     // Settings of this shell are not meant for each site of a cluster.
     let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_encoded_bytes().starts_with(b"CFS_"));
     for name in ours {
@@ -76,7 +78,7 @@ pub(super) fn spawn_shipper(config: &Path, log: &Path) -> Result<Process, Error>
     }
     command.stdin(Stdio::null()).stderr(output.try_clone().map_err(start)?).stdout(output);
     let child = command.spawn().map_err(start)?;
-    let gone = || Error::EndedAtOnce { config: config.to_owned(), log: log.to_owned() };
+    let gone = || Error::EndedAtOnce { what: what.to_owned(), log: log.to_owned() };
     Process::running(child.id()).ok_or_else(gone)
 }
 
@@ -98,17 +100,14 @@ impl Process {
             .is_some_and(|now| now.start_ticks == self.start_ticks && now.boot_s.abs_diff(self.boot_s) <= 60)
     }
 
-    /// Asks it to end and waits. Returns whether it ran. Blocks.
-    pub(super) fn stop(self, limit: Duration) -> Result<bool, Error> {
-        self.end(Signal::TERM, limit)
+    /// Whether it was stopped by a signal and not continued.
+    pub fn is_paused(self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok();
+        self.is_alive() && stat.and_then(|stat| parse_stat(&stat)).is_some_and(|stat| stat.state == 'T')
     }
 
-    /// Ends it without its help and waits. Returns whether it ran. Blocks.
-    pub(super) fn kill(self, limit: Duration) -> Result<bool, Error> {
-        self.end(Signal::KILL, limit)
-    }
-
-    fn end(self, signal: Signal, limit: Duration) -> Result<bool, Error> {
+    /// Sends a signal. Returns whether it runs.
+    pub(super) fn signal(self, signal: Signal) -> Result<bool, Error> {
         let failed = |error: rustix::io::Errno| Error::Signal { pid: self.pid, source: error.into() };
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(false) };
         // Opened before the check: what is signalled is what was checked, whatever happens to the number in between.
@@ -121,18 +120,56 @@ impl Process {
             return Ok(false);
         }
         match pidfd_send_signal(&handle, signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => return Err(failed(error)),
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(error) => Err(failed(error)),
         }
-        let deadline = Instant::now() + limit;
+    }
+
+    /// Waits until it is gone. Blocks.
+    pub(super) fn await_end(self, deadline: Instant) -> Result<(), Error> {
         while self.is_alive() {
             if Instant::now() > deadline {
-                return Err(Error::StillThere { pid: self.pid, limit });
+                return Err(Error::StillThere { pid: self.pid });
             }
             std::thread::sleep(POLL);
         }
-        Ok(true)
+        Ok(())
     }
+}
+
+/// Ends processes by a signal: all are signalled before any is waited for, so that they end together. A paused process is
+/// woken for any but SIGKILL. Returns whether any ran. Blocks until all are gone.
+pub(super) fn end(processes: &[Process], signal: Signal, limit: Duration) -> Result<bool, Error> {
+    end_telling(processes, signal, limit, || {})
+}
+
+/// The same; `tell` is called once if it takes longer than a moment.
+pub(super) fn end_telling(
+    processes: &[Process],
+    signal: Signal,
+    limit: Duration,
+    tell: impl FnOnce(),
+) -> Result<bool, Error> {
+    let deadline = Instant::now() + limit;
+    let mut ran = false;
+    for process in processes {
+        ran |= process.signal(signal)?;
+    }
+    for process in processes.iter().filter(|process| signal != Signal::KILL && process.is_paused()) {
+        process.signal(Signal::CONT)?;
+    }
+    let notice = Instant::now() + NOTICE;
+    while Instant::now() < notice && processes.iter().any(|process| process.is_alive()) {
+        std::thread::sleep(POLL);
+    }
+    if processes.iter().any(|process| process.is_alive()) {
+        tell();
+    }
+    for process in processes {
+        process.await_end(deadline)?;
+    }
+    Ok(ran)
 }
 
 struct Stat {
@@ -166,18 +203,41 @@ mod tests {
         assert!(parse_stat("7 (a").is_none());
     }
 
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    fn sleeper() -> (std::process::Child, Process) {
+        let child = Command::new("sleep").arg("60").spawn().expect("sleep starts");
+        let process = Process::running(child.id()).expect("it runs");
+        (child, process)
+    }
+
     #[test]
     fn a_reused_number_is_never_signalled() {
-        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep starts");
-        let process = Process::running(child.id()).expect("it runs");
+        let (mut child, process) = sleeper();
         let another = Process { start_ticks: process.start_ticks + 1, ..process };
         assert!(!another.is_alive());
-        assert!(!another.kill(Duration::from_secs(5)).expect("nothing to signal"));
+        assert!(!end(&[another], Signal::KILL, LIMIT).expect("nothing to signal"));
         assert!(process.is_alive(), "the wrong process was killed");
         let another_boot = Process { boot_s: process.boot_s + 3600, ..process };
-        assert!(!another_boot.kill(Duration::from_secs(5)).expect("nothing to signal"));
-        assert!(process.kill(Duration::from_secs(5)).expect("it can be killed"));
-        assert!(!process.stop(Duration::from_secs(5)).expect("it is gone"));
+        assert!(!end(&[another_boot], Signal::KILL, LIMIT).expect("nothing to signal"));
+        assert!(end(&[process], Signal::KILL, LIMIT).expect("it can be killed"));
+        assert!(!end(&[process], Signal::TERM, LIMIT).expect("it is gone"));
         child.wait().expect("it is our child");
+    }
+
+    #[test]
+    fn a_paused_process_ends_too() {
+        let (mut first, one) = sleeper();
+        let (mut second, two) = sleeper();
+        assert!(one.signal(Signal::STOP).expect("it can be paused"));
+        let deadline = Instant::now() + LIMIT;
+        while !one.is_paused() {
+            assert!(Instant::now() < deadline, "it is not paused");
+            std::thread::sleep(POLL);
+        }
+        assert!(!two.is_paused());
+        assert!(end(&[one, two], Signal::TERM, LIMIT).expect("both end"));
+        first.wait().expect("it is our child");
+        second.wait().expect("it is our child");
     }
 }

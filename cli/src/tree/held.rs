@@ -99,7 +99,8 @@ impl Store {
     /// # Errors
     /// When the site does not answer for ten minutes, or refuses.
     pub async fn path(&self, inode: u64) -> Result<Option<Bytes>, client::Error> {
-        let ask = || async { Ok(self.client.clone().lookup(LookupRequest { inode }).await?.into_inner()) };
+        let ask =
+            || async { Ok(self.client.clone().lookup(LookupRequest { inode, all_sites: false }).await?.into_inner()) };
         Ok(self.patiently(&format!("look up inode {inode}"), ask).await?.paths.into_iter().next())
     }
 
@@ -137,7 +138,9 @@ impl Store {
     /// When the site does not answer for ten minutes, or refuses.
     pub async fn nodes(&self, inodes: Vec<u64>) -> Result<HashMap<u64, Node>, client::Error> {
         let lookups = inodes.into_iter().map(|inode| async move {
-            let ask = || async { Ok(self.client.clone().lookup(LookupRequest { inode }).await?.into_inner()) };
+            let ask = || async {
+                Ok(self.client.clone().lookup(LookupRequest { inode, all_sites: false }).await?.into_inner())
+            };
             let reply = self.patiently(&format!("look up inode {inode}"), ask).await?;
             let live = reply.found && !reply.removed;
             Ok::<_, client::Error>(reply.node.filter(|node| live && node.attributes.is_some()).map(|n| (inode, n)))

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use cfs_model::SiteId;
+use cfs_model::{Level, SiteId};
 
 use crate::config::{
-    Cluster, Config, Disk, Journal, Listen, Log, LogFormat, Paths, Peer, Replication, Site, Store, SyncFallback,
+    Audit, Cluster, Config, Control, Disk, Journal, Listen, Log, LogFormat, Paths, Peer, Replication, Site, Store,
+    SyncFallback,
 };
 use crate::cross_check::cross_check;
 use crate::error::{Error, Problem};
@@ -13,6 +14,9 @@ use crate::resolve::Resolver;
 use crate::schema::{KEYS, PEER_KEYS};
 use crate::setting::Setting;
 use crate::sources::{PeerTable, Source};
+
+/// The kind of a site without a shipper.
+const WITNESS: &str = "witness";
 
 /// Joins the sources, the later the stronger, and checks everything.
 pub(crate) fn assemble(file: PathBuf, sources: [Source; 3]) -> Result<Config, Error> {
@@ -42,8 +46,8 @@ pub(crate) fn assemble(file: PathBuf, sources: [Source; 3]) -> Result<Config, Er
 
 fn typed(file: PathBuf, from: &mut Resolver<'_>) -> Option<Config> {
     // Everything is looked at before anything may end this: all problems at once.
-    let site = (from.value("site.name"), from.value("site.id"));
-    let cluster = from.value("cluster.id");
+    let site = site(from);
+    let cluster = (from.value("cluster.id"), from.value("cluster.level"));
     let paths = paths(from);
     let listen = (
         from.text("listen.peer"),
@@ -54,29 +58,66 @@ fn typed(file: PathBuf, from: &mut Resolver<'_>) -> Option<Config> {
     );
     let replication = replication(from);
     let segment = from.bytes("journal.segment");
+    let retention = (from.value("journal.retention"), from.bytes("journal.retention_bytes"));
+    let audit = (from.value("audit.retention"), from.bytes("audit.retention_bytes"));
     let map = from.bytes("store.map");
     let reserve = from.bytes("disk.reserve");
+    let control = control(from);
     let log = (from.text("log.filter"), from.text("log.format"));
-    let (peer, control, http, shipper_http, producer) = listen;
+    let (peer, listen_control, http, shipper_http, producer) = listen;
     Some(Config {
         file,
-        site: Site { name: site.0?, id: SiteId(site.1?) },
-        cluster: Cluster { id: cluster? },
+        site: site?,
+        cluster: Cluster { id: cluster.0?, level: Level(cluster.1?) },
         paths: paths?,
         listen: Listen {
             peer: peer?,
-            control: control?,
+            control: listen_control?,
             http: http?,
             shipper_http: shipper_http?,
             producer: producer?,
         },
         peers: Vec::new(),
         replication: replication?,
-        journal: Journal { segment_bytes: segment? },
+        journal: Journal { segment_bytes: segment?, retention: retention.0?, retention_bytes: retention.1? },
+        audit: Audit { retention: audit.0?, retention_bytes: audit.1? },
         store: Store { map_bytes: map? },
         disk: Disk { reserve_bytes: reserve? },
+        control: control?,
         log: Log { filter: log.0?, format: if log.1? == "json" { LogFormat::Json } else { LogFormat::Text } },
         settings: Vec::new(),
+    })
+}
+
+fn site(from: &mut Resolver<'_>) -> Option<Site> {
+    let (name, id) = (from.value("site.name"), from.value("site.id"));
+    let witness = from.text("site.kind");
+    let priority = from.value("site.priority");
+    Some(Site { name: name?, id: SiteId(id?), witness: witness? == WITNESS, priority: priority? })
+}
+
+fn control(from: &mut Resolver<'_>) -> Option<Control> {
+    let restart_grace_ms = from.value("control.restart_grace_ms");
+    let lease_ms = from.value("control.lease_ms");
+    let auto_rejoin = from.text("control.auto_rejoin");
+    let auto_failover = from.text("control.auto_failover");
+    let partition_policy = from.text("control.partition_policy");
+    let pre_promote = from.optional("control.pre_promote");
+    let post_role_change = from.optional("control.post_role_change");
+    let hook_timeout_ms = from.value("control.hook_timeout_ms");
+    let handover_ms = from.value("control.handover_ms");
+    let group = from.text("control.group");
+    Some(Control {
+        restart_grace_ms: restart_grace_ms?,
+        lease_ms: lease_ms?,
+        auto_rejoin: auto_rejoin? == "on",
+        auto_failover: auto_failover? == "on",
+        goes_on_alone: partition_policy? == "continue",
+        pre_promote: pre_promote?.map(PathBuf::from),
+        post_role_change: post_role_change?.map(PathBuf::from),
+        hook_timeout_ms: hook_timeout_ms?,
+        handover_ms: handover_ms?,
+        group: group?,
     })
 }
 
@@ -110,6 +151,7 @@ fn replication(from: &mut Resolver<'_>) -> Option<Replication> {
     let fallback = from.text("replication.sync_fallback");
     let heartbeat_ms = from.value("replication.heartbeat_ms");
     let credit = from.bytes("replication.credit");
+    let snapshot_above = from.bytes("replication.snapshot_above");
     Some(Replication {
         compression: compression?,
         batch_size: batch_size?,
@@ -119,6 +161,7 @@ fn replication(from: &mut Resolver<'_>) -> Option<Replication> {
         sync_fallback: if fallback? == "degrade" { SyncFallback::Degrade } else { SyncFallback::Block },
         heartbeat_ms: heartbeat_ms?,
         credit_bytes: credit?,
+        snapshot_above_bytes: snapshot_above?,
     })
 }
 
@@ -126,9 +169,18 @@ fn peer(table: PeerTable, settings: &mut Vec<Setting>, problems: &mut Vec<Proble
     let mut from = Resolver::new(PEER_KEYS, format!("{}.", table.path), table.place, table.values, problems);
     let name = from.value("name");
     let id = from.value("id");
-    let peer = from.text("peer");
+    let witness = from.text("kind").map(|kind| kind == WITNESS);
+    let mut peer = from.text("peer");
+    if witness == Some(false) && peer.as_deref() == Some("") {
+        from.wrong("peer", "it is missing, and has no default");
+        peer = None;
+    }
     let control = from.text("control");
     let producer = from.optional("producer");
     settings.append(&mut from.settings);
-    Some(Peer { name: name?, id: SiteId(id?), peer: peer?, control: control?, producer: producer? })
+    let (witness, peer, producer) = match (witness?, peer?, producer?) {
+        (true, ..) => (true, String::new(), None),
+        data => data,
+    };
+    Some(Peer { name: name?, id: SiteId(id?), witness, peer, control: control?, producer })
 }

@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use cfs_model::{ClusterId, SiteId, SiteName};
+use cfs_model::{ClusterId, Level, SiteId, SiteName};
 use cfs_shipper_core::codec::Codec;
 
 use crate::assemble;
 use crate::durability::Durability;
 use crate::error::Error;
+use crate::period::Period;
 use crate::schema::ENV_PREFIX;
 use crate::setting::Setting;
 use crate::sources;
@@ -35,10 +36,14 @@ pub struct Config {
     pub replication: Replication,
     /// The journal on disk.
     pub journal: Journal,
+    /// The audit trail on disk.
+    pub audit: Audit,
     /// The metadata store.
     pub store: Store,
     /// The disk that both stand on.
     pub disk: Disk,
+    /// The control process.
+    pub control: Control,
     /// What is logged.
     pub log: Log,
     pub(crate) settings: Vec<Setting>,
@@ -51,6 +56,10 @@ pub struct Site {
     pub name: SiteName,
     /// Its number, 1 to 255.
     pub id: SiteId,
+    /// Whether it only votes: it has a control process and no shipper.
+    pub witness: bool,
+    /// Among equally complete sites the highest becomes primary.
+    pub priority: u8,
 }
 
 /// The cluster.
@@ -58,6 +67,8 @@ pub struct Site {
 pub struct Cluster {
     /// Its id, which the certificates hold too.
     pub id: ClusterId,
+    /// The level that this site acts as: that of its version, or an earlier one.
+    pub level: Level,
 }
 
 /// Directories, all absolute.
@@ -95,13 +106,15 @@ pub struct Listen {
 }
 
 /// Another site and where its processes listen, `HOST:PORT`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Its name, which its certificates must hold.
     pub name: SiteName,
     /// Its number.
     pub id: SiteId,
-    /// Its shipper.
+    /// Whether it only votes: then it has no shipper.
+    pub witness: bool,
+    /// Its shipper; empty for a witness.
     pub peer: String,
     /// Its control process.
     pub control: String,
@@ -137,6 +150,8 @@ pub struct Replication {
     pub heartbeat_ms: u64,
     /// Bytes that may be on their way to this site before it has stored them.
     pub credit_bytes: u64,
+    /// A new site copies another's store if that one's journal takes more than this.
+    pub snapshot_above_bytes: u64,
 }
 
 /// The journal on disk.
@@ -144,6 +159,19 @@ pub struct Replication {
 pub struct Journal {
     /// Size at which a segment is closed.
     pub segment_bytes: u64,
+    /// Segments whose entries are older go, once nobody needs them.
+    pub retention: Period,
+    /// Size that the journal is kept below, once nobody needs what is above it.
+    pub retention_bytes: u64,
+}
+
+/// The audit trail on disk.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    /// Records that are older go.
+    pub retention: Period,
+    /// Size that it is kept below.
+    pub retention_bytes: u64,
 }
 
 /// The metadata store.
@@ -158,6 +186,31 @@ pub struct Store {
 pub struct Disk {
     /// With less free space than this the site is read-only.
     pub reserve_bytes: u64,
+}
+
+/// The control process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Control {
+    /// How long a shipper that ended may take to be back before its lease is given up.
+    pub restart_grace_ms: u64,
+    /// Length of a lease. Read when the cluster is founded; later the group's committed setting holds.
+    pub lease_ms: u64,
+    /// Whether a returning primary rejoins by itself. Read when the cluster is founded.
+    pub auto_rejoin: bool,
+    /// Whether the primary role moves by itself. Read when the cluster is founded.
+    pub auto_failover: bool,
+    /// Whether a site that is cut off goes on taking appends while active-active is on. Read when the cluster is founded.
+    pub goes_on_alone: bool,
+    /// A program that is run before this site becomes primary, and may refuse.
+    pub pre_promote: Option<PathBuf>,
+    /// A program that is told of each change of this site's role.
+    pub post_role_change: Option<PathBuf>,
+    /// How long either may run.
+    pub hook_timeout_ms: u64,
+    /// How long the end of a primary's control process waits for a site that can take over; 0: not at all.
+    pub handover_ms: u64,
+    /// Name of the Unix group whose members may read the state.
+    pub group: String,
 }
 
 /// How log lines look.
@@ -246,6 +299,16 @@ impl Config {
     /// The control process's Unix socket.
     pub fn control_socket(&self) -> PathBuf {
         self.paths.run.join("control.sock")
+    }
+
+    /// The one-time file that lets this site's control process found the cluster: beside the configuration file.
+    pub fn founding_file(&self) -> PathBuf {
+        self.file.with_file_name("founding")
+    }
+
+    /// All other sites that have a shipper, in the order of the file.
+    pub fn data_peers(&self) -> impl ExactSizeIterator<Item = &Peer> + Clone {
+        self.peers.iter().filter(|peer| !peer.witness).collect::<Vec<_>>().into_iter()
     }
 
     /// Another site by name.

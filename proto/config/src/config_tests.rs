@@ -170,7 +170,7 @@ fn two_sites_never_share_a_name_or_number_and_two_listeners_no_port() {
         [
             "peers[1].name: site-b is the name of another site too @",
             "peers[1].id: 1 is the number of another site too @",
-            "replication.durability: remote(3) needs 3 other sites, and there are 2 peers @",
+            "replication.durability: remote(3) needs 3 other sites that store data, and 2 are configured @",
             "listen.control: port 9500 is taken by listen.peer already @",
         ]
     );
@@ -212,7 +212,88 @@ fn a_missing_file_says_how_to_name_another() {
     assert!(error.starts_with("/nowhere/x: "), "{error}");
 }
 
-/// The table of keys in the documentation: name, default, range, variable.
+const WITNESS: &str = "[[peers]]\nname = \"site-w\"\nid = 9\nkind = \"witness\"\ncontrol = \"site-w:9501\"\n";
+
+#[test]
+fn a_witness_needs_no_shipper_and_counts_for_no_copy() {
+    let config = from_file(&with_peer(WITNESS)).expect("loads");
+    let kinds: Vec<(&str, bool, &str)> =
+        config.peers.iter().map(|peer| (peer.name.as_str(), peer.witness, peer.peer.as_str())).collect();
+    assert_eq!(kinds, [("site-b", false, "site-b:9500"), ("site-w", true, "")]);
+    assert_eq!(config.data_peers().map(|peer| peer.name.as_str()).collect::<Vec<_>>(), ["site-b"]);
+    assert!(!config.site.witness);
+    let two = with_peer(&format!("{WITNESS}[replication]\ndurability = \"remote(2)\"\n"));
+    assert_eq!(
+        problems(from_file(&two)),
+        ["replication.durability: remote(2) needs 2 other sites that store data, and 1 are configured @"]
+    );
+    let text = minimal().replace("id = 1\n", "id = 1\nkind = \"witness\"\npriority = 7\n");
+    let config = from_file(&text).expect("loads");
+    assert_eq!((config.site.witness, config.site.priority), (true, 7));
+}
+
+#[test]
+fn a_cluster_has_one_witness_at_most() {
+    let second = WITNESS.replace("site-w", "site-x").replace("id = 9", "id = 10");
+    let expected = "peers[2].kind: site-w is the witness already, and a cluster has one at most @";
+    assert_eq!(problems(from_file(&with_peer(&format!("{WITNESS}{second}")))), [expected]);
+    let here = with_peer(WITNESS).replacen("id = 1\n", "id = 1\nkind = \"witness\"\n", 1);
+    let expected = "peers[1].kind: site-a is the witness already, and a cluster has one at most @";
+    assert_eq!(problems(from_file(&here)), [expected]);
+}
+
+#[test]
+fn addresses_of_other_sites_clash_with_nobody() {
+    let second = "[[peers]]\nname = \"site-c\"\nid = 3\npeer = \"site-b:9501\"\ncontrol = \"127.0.0.1:9502\"\n\
+                  producer = \"localhost:7000\"\n[listen]\nproducer = \"127.0.0.1:7000\"\n";
+    assert_eq!(
+        problems(from_file(&with_peer(second))),
+        [
+            "peers[1].peer: ports clash: site-b:9501 is the address of peers[0].control too @",
+            "peers[1].control: ports clash: 127.0.0.1:9502 is the address of listen.http too @",
+            "peers[1].producer: ports clash: localhost:7000 is the address of listen.producer too @",
+        ]
+    );
+    // Equal ports of different machines are the rule.
+    let apart = "[[peers]]\nname = \"site-c\"\nid = 3\npeer = \"site-c:9500\"\ncontrol = \"10.0.0.3:9501\"\n";
+    from_file(&with_peer(apart)).expect("nothing clashes");
+}
+
+#[test]
+fn the_control_process_has_its_own_section() {
+    let config = from_file(&minimal()).expect("loads");
+    let expected = Control {
+        restart_grace_ms: 1000,
+        lease_ms: 1000,
+        auto_rejoin: true,
+        auto_failover: true,
+        goes_on_alone: false,
+        pre_promote: None,
+        post_role_change: None,
+        hook_timeout_ms: 5000,
+        handover_ms: 45_000,
+        group: "claudefs".to_owned(),
+    };
+    assert_eq!(config.founding_file(), config.file.with_file_name("founding"));
+    assert_eq!((config.control, config.site.priority), (expected, 100));
+    let given = "[control]\nrestart_grace_ms = 0\nauto_failover = \"off\"\npartition_policy = \"continue\"\npre_promote = \"/bin/true\"\n";
+    let control = from_file(&format!("{}{given}", minimal())).expect("loads").control;
+    assert_eq!((control.restart_grace_ms, control.auto_failover, control.goes_on_alone), (0, false, true));
+    assert_eq!(control.pre_promote.as_deref(), Some(Path::new("/bin/true")));
+    let bad = "[control]\nlease_ms = 299\nauto_rejoin = \"yes\"\npost_role_change = \"hook\"\ngroup = \"\"\n";
+    assert_eq!(
+        problems(from_file(&format!("{}{bad}", minimal()))),
+        [
+            "control.lease_ms: 299 is out of range: use a whole number from 300 to 60000 @:7",
+            "control.auto_rejoin: \"yes\" is unknown: use on or off @:8",
+            "control.post_role_change: \"hook\" is no absolute path: start it with / @:9",
+            "control.group: it is empty @:10",
+        ]
+    );
+}
+
+/// The table of keys in the documentation: name, default, range, variable. Settings of the cluster, whose names have no section,
+/// have a table of their own.
 fn documented() -> Vec<[String; 4]> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
     let text = fs::read_to_string(path).expect("docs/configuration.md");
@@ -222,6 +303,7 @@ fn documented() -> Vec<[String; 4]> {
         let cells: Vec<String> = row.trim_matches('|').split(" | ").map(cell).collect();
         [cells[0].clone(), cells[1].clone(), cells[2].clone(), cells[3].clone()]
     })
+    .filter(|row: &[String; 4]| row[0].contains('.'))
     .collect()
 }
 

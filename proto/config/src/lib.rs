@@ -4,10 +4,13 @@
 //! Pure but for reading the file.
 
 mod assemble;
+pub mod cluster;
 mod config;
 mod cross_check;
 mod durability;
 mod error;
+mod period;
+mod reread;
 mod resolve;
 mod schema;
 mod setting;
@@ -15,10 +18,12 @@ mod size;
 mod sources;
 
 pub use config::{
-    Cluster, Config, DEFAULT_FILE, Disk, Journal, Listen, Log, LogFormat, Paths, Peer, Replication, Site, Store,
-    SyncFallback,
+    Audit, Cluster, Config, Control, DEFAULT_FILE, Disk, Journal, Listen, Log, LogFormat, Paths, Peer, Replication,
+    Site, Store, SyncFallback,
 };
 pub use durability::{Durability, Error as DurabilityError};
 pub use error::{Error, Problem};
+pub use period::{Error as PeriodError, Period};
+pub use reread::{Difference, Reread};
 pub use setting::{Origin, Setting};
 pub use size::{ByteSize, Error as ByteSizeError};

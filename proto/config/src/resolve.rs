@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::cluster::canonical;
 use crate::error::Problem;
+use crate::period::Period;
 use crate::schema::{Key, Kind, Preset};
 use crate::setting::{Origin, Setting};
 use crate::size::ByteSize;
@@ -61,7 +63,7 @@ impl<'a> Resolver<'a> {
         self.value::<ByteSize>(name).map(ByteSize::bytes)
     }
 
-    /// An address; `Some(None)` when it is off.
+    /// A text that may be empty; `Some(None)` when it is: off, or none.
     pub(crate) fn optional(&mut self, name: &'static str) -> Option<Option<String>> {
         self.text(name).map(|text| Some(text).filter(|text| !text.is_empty()))
     }
@@ -84,10 +86,7 @@ impl<'a> Resolver<'a> {
             self.wrong(name, &reason);
             return None;
         }
-        let value = match key.kind {
-            Kind::Size(..) => text.parse::<ByteSize>().map_or_else(|_| text.clone(), |size| size.to_string()),
-            _ => text.clone(),
-        };
+        let value = canonical(key.kind, &text);
         self.settings.push(Setting { key: format!("{}{name}", self.prefix), value, origin });
         Some(text)
     }
@@ -99,7 +98,7 @@ impl<'a> Resolver<'a> {
     }
 }
 
-fn check(kind: Kind, text: &str) -> Result<(), String> {
+pub(crate) fn check(kind: Kind, text: &str) -> Result<(), String> {
     if text.len() > MAX_VALUE_BYTES {
         return Err(format!("it is longer than {MAX_VALUE_BYTES} bytes"));
     }
@@ -110,8 +109,9 @@ fn check(kind: Kind, text: &str) -> Result<(), String> {
         Kind::Durability => parse::<crate::durability::Durability>(text),
         Kind::Text if text.trim().is_empty() => Err("it is empty".to_owned()),
         Kind::Text => Ok(()),
-        Kind::Path if text.starts_with('/') => Ok(()),
-        Kind::Path => Err(format!("{text:?} is no absolute path: start it with /")),
+        Kind::PathOrNone if text.is_empty() => Ok(()),
+        Kind::Path | Kind::PathOrNone if text.starts_with('/') => Ok(()),
+        Kind::Path | Kind::PathOrNone => Err(format!("{text:?} is no absolute path: start it with /")),
         Kind::AddressOrOff if text.is_empty() => Ok(()),
         Kind::AddressOrOff | Kind::Address => address(text)
             .map(|_| ())
@@ -123,6 +123,11 @@ fn check(kind: Kind, text: &str) -> Result<(), String> {
         Kind::Size(least, most) => match text.parse::<ByteSize>() {
             Ok(size) if (least..=most).contains(&size) => Ok(()),
             Ok(size) => Err(format!("{size} is out of range: use {least} to {most}")),
+            Err(error) => Err(error.to_string()),
+        },
+        Kind::Period(least, most) => match text.parse::<Period>() {
+            Ok(period) if (least..=most).contains(&period) => Ok(()),
+            Ok(period) => Err(format!("{period} is out of range: use {least} to {most}")),
             Err(error) => Err(error.to_string()),
         },
         Kind::Choice(words) if words.contains(&text) => Ok(()),

@@ -1,5 +1,8 @@
 //! Every key, in the order in which they are printed.
 
+use cfs_model::Level;
+
+use crate::period::Period;
 use crate::size::ByteSize;
 
 /// What a value must be.
@@ -13,6 +16,8 @@ pub(crate) enum Kind {
     Text,
     /// An absolute path.
     Path,
+    /// An absolute path, or empty for none.
+    PathOrNone,
     /// `HOST:PORT`.
     Address,
     /// `HOST:PORT`, or empty for off.
@@ -21,6 +26,8 @@ pub(crate) enum Kind {
     Number(u64, u64),
     /// A number of bytes in a range, both ends included.
     Size(ByteSize, ByteSize),
+    /// A length of time in a range, both ends included.
+    Period(Period, Period),
     /// none, lz4, zstd, zstd:LEVEL.
     Codec,
     /// local, remote(K).
@@ -54,6 +61,13 @@ const fn key(name: &'static str, kind: Kind, default: Preset) -> Key {
 }
 
 const MAX_MS: u64 = 10_000;
+/// Ten years.
+const MAX_RETENTION: Period = Period::days(3650);
+const MAX_CONTROL_MS: u64 = 60_000;
+const MAX_HANDOVER_MS: u64 = 3_600_000;
+/// What a site is.
+const KIND: Kind = Kind::Choice(&["data", "witness"]);
+const SWITCH: Kind = Kind::Choice(&["on", "off"]);
 /// The largest number of a site.
 pub(crate) const MAX_SITE: u64 = 255;
 
@@ -63,7 +77,11 @@ use Preset::{Derived, Required, Value};
 pub(crate) const KEYS: &[Key] = &[
     key("site.name", Kind::SiteName, Required),
     key("site.id", Kind::Number(1, MAX_SITE), Required),
+    key("site.kind", KIND, Value("data")),
+    key("site.priority", Kind::Number(0, 255), Value("100")),
     key("cluster.id", Kind::ClusterId, Required),
+    // A site may act as an earlier version, so that its cluster can go back to that one.
+    key("cluster.level", Kind::Number(Level::OLDEST.0 as u64, Level::THIS.0 as u64), Value("2")),
     key("paths.state", Kind::Path, Value("/var/claudefs")),
     key("paths.run", Kind::Path, Value("/run/claudefs")),
     key("paths.journal", Kind::Path, Derived),
@@ -85,9 +103,25 @@ pub(crate) const KEYS: &[Key] = &[
     key("replication.heartbeat_ms", Kind::Number(10, MAX_MS), Value("100")),
     // The most is what a receiver ever grants.
     key("replication.credit", Kind::Size(ByteSize::mib(1), ByteSize::mib(32)), Value("32MiB")),
+    // 0: a new site copies the store whatever the journal takes.
+    key("replication.snapshot_above", Kind::Size(ByteSize::mib(0), ByteSize::mib(16 << 20)), Value("64MiB")),
     key("journal.segment", Kind::Size(ByteSize::mib(1), ByteSize::mib(1 << 10)), Value("64MiB")),
+    key("journal.retention", Kind::Period(Period(1), MAX_RETENTION), Value("7d")),
+    key("journal.retention_bytes", Kind::Size(ByteSize::mib(1), ByteSize::mib(16 << 20)), Value("4GiB")),
+    key("audit.retention", Kind::Period(Period(1), MAX_RETENTION), Value("90d")),
+    key("audit.retention_bytes", Kind::Size(ByteSize::mib(1), ByteSize::mib(1 << 20)), Value("1GiB")),
     key("store.map", Kind::Size(ByteSize::mib(64), ByteSize::mib(16 << 20)), Value("1TiB")),
     key("disk.reserve", Kind::Size(ByteSize::mib(1), ByteSize::mib(1 << 20)), Value("64MiB")),
+    key("control.restart_grace_ms", Kind::Number(0, MAX_CONTROL_MS), Value("1000")),
+    key("control.lease_ms", Kind::Number(300, MAX_CONTROL_MS), Value("1000")),
+    key("control.auto_rejoin", SWITCH, Value("on")),
+    key("control.auto_failover", SWITCH, Value("on")),
+    key("control.partition_policy", Kind::Choice(&["fence", "continue"]), Value("fence")),
+    key("control.pre_promote", Kind::PathOrNone, Derived),
+    key("control.post_role_change", Kind::PathOrNone, Derived),
+    key("control.hook_timeout_ms", Kind::Number(100, MAX_CONTROL_MS), Value("5000")),
+    key("control.handover_ms", Kind::Number(0, MAX_HANDOVER_MS), Value("45000")),
+    key("control.group", Kind::Text, Value("claudefs")),
     key("log.filter", Kind::Text, Value("info")),
     key("log.format", Kind::Choice(&["text", "json"]), Value("text")),
 ];
@@ -96,7 +130,9 @@ pub(crate) const KEYS: &[Key] = &[
 pub(crate) const PEER_KEYS: &[Key] = &[
     key("name", Kind::SiteName, Required),
     key("id", Kind::Number(1, MAX_SITE), Required),
-    key("peer", Kind::Address, Required),
+    key("kind", KIND, Value("data")),
+    // A witness has no shipper; of the others it is required.
+    key("peer", Kind::Address, Derived),
     key("control", Kind::Address, Required),
     key("producer", Kind::Address, Derived),
 ];

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// What is wrong with a cluster id that came from outside.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cluster id {0:?} is not usable: write 32 lower-case hex digits as 8-4-4-4-12")]
@@ -29,6 +31,18 @@ impl fmt::Display for ClusterId {
             }
         }
         f.pad(&text)
+    }
+}
+
+impl Serialize for ClusterId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ClusterId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

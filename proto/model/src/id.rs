@@ -25,6 +25,11 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct SiteId(pub u8);
 
+impl SiteId {
+    /// As the owner of an opened epoch: every site that stores data appends in it (active-active).
+    pub const EVERY: Self = Self(0);
+}
+
 impl fmt::Display for SiteId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

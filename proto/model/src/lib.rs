@@ -4,12 +4,14 @@
 
 mod cluster;
 mod id;
+mod level;
 mod stamp;
 mod vector;
 mod wire;
 
 pub use cluster::{ClusterId, Error as ClusterIdError};
 pub use id::{Epoch, Error as IdError, Incarnation, Lsn, SiteId, SiteName, StreamId};
+pub use level::{Level, Levels};
 pub use stamp::{Stamp, Version};
 pub use vector::{Error as VectorError, Vector};
 

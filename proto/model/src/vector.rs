@@ -62,6 +62,11 @@ impl Vector {
         self.get(stream) >= lsn
     }
 
+    /// How many entries this vector reaches to that `other` does not.
+    pub fn beyond(&self, other: &Self) -> u64 {
+        self.iter().map(|(stream, lsn)| lsn.0.saturating_sub(other.get(stream).0)).sum()
+    }
+
     /// The further position of the two in every stream.
     #[must_use]
     pub fn max(&self, other: &Self) -> Self {

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use cfs_model::ClusterId;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SigningKey,
 };
 
 use crate::identity::{Identity, Role};
@@ -21,6 +21,8 @@ pub const CA_CERTIFICATE: &str = "ca.pem";
 /// File name of the authority's key.
 pub const CA_KEY: &str = "ca.key";
 
+/// Longest request for a signature that is looked at.
+const MAX_REQUEST_BYTES: usize = 16 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Clocks of sites differ: a certificate is valid from a little before it was made.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
@@ -163,11 +165,31 @@ impl Authority {
     /// # Errors
     /// When the period of validity cannot be stated or the key cannot be made.
     pub fn issue(&self, identity: &Identity, validity: Validity) -> Result<Issued, Error> {
-        let names = vec![
-            SanType::DnsName(identity.site.as_str().try_into()?),
-            SanType::URI(identity.uri().as_str().try_into()?),
-        ];
-        self.issue_with_names(&format!("{} {}", identity.role, identity.site), names, identity.role.serves(), validity)
+        let names = names_of(identity)?;
+        self.issue_with_names(&subject_of(identity), names, identity.role.serves(), validity)
+    }
+
+    /// Signs a request (PKCS#10, PEM) that proves to have its key. What the certificate says is decided here alone: whatever the
+    /// request asks for beside its key is of no account. Returns the certificate, PEM.
+    ///
+    /// # Errors
+    /// It is no request, or its signature is wrong.
+    pub fn sign(&self, request_pem: &str, identity: &Identity, validity: Validity) -> Result<String, Error> {
+        if request_pem.len() > MAX_REQUEST_BYTES {
+            return Err(Error::Make(rcgen::Error::CouldNotParseCertificationRequest));
+        }
+        let request = CertificateSigningRequestParams::from_pem(request_pem)?;
+        let names = names_of(identity)?;
+        let params = leaf(&subject_of(identity), names, identity.role.serves(), validity)?;
+        Ok(params.signed_by(&request.public_key, &self.issuer)?.pem())
+    }
+
+    /// This authority's word that sites may trust exactly these authorities (PEM).
+    ///
+    /// # Errors
+    /// When the key does not sign.
+    pub fn endorse(&self, authorities_pem: &str) -> Result<Vec<u8>, Error> {
+        Ok(self.issuer.key().sign(&crate::endorse::message(authorities_pem.as_bytes()))?)
     }
 
     /// Issues a certificate with any subject alternative names.
@@ -179,20 +201,33 @@ impl Authority {
         validity: Validity,
     ) -> Result<Issued, Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = common_name(subject);
-        params.subject_alt_names = names;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        if serves {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-        }
-        params.use_authority_key_identifier_extension = true;
-        set_validity(&mut params, validity)?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        let certificate = leaf(subject, names, serves, validity)?.signed_by(&key, &self.issuer)?;
         Ok(Issued { cert_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
+}
+
+fn subject_of(identity: &Identity) -> String {
+    format!("{} {}", identity.role, identity.site)
+}
+
+fn names_of(identity: &Identity) -> Result<Vec<SanType>, Error> {
+    Ok(vec![SanType::DnsName(identity.site.as_str().try_into()?), SanType::URI(identity.uri().as_str().try_into()?)])
+}
+
+/// A certificate of a process.
+fn leaf(subject: &str, names: Vec<SanType>, serves: bool, validity: Validity) -> Result<CertificateParams, Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name(subject);
+    params.subject_alt_names = names;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    if serves {
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+    }
+    params.use_authority_key_identifier_extension = true;
+    set_validity(&mut params, validity)?;
+    Ok(params)
 }
 
 /// Writes `ca.pem`, `ROLE.pem` and `ROLE.key` to a process's tls directory (0700, files 0600), each in one step and

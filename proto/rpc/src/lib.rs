@@ -5,15 +5,22 @@
 //! arguments ([`clock`], [`net`]).
 
 pub mod ca;
+pub mod certificate;
 pub mod clock;
 pub mod connect;
+mod endorse;
 pub mod http2;
 pub mod identity;
 pub mod io;
+pub mod join;
+pub mod look;
 pub mod net;
 pub mod private_file;
+pub mod rebuild;
 mod refusal;
+pub mod renewal;
 pub mod serve;
+pub mod survey;
 #[cfg(test)]
 mod test_site;
 pub mod tls;

@@ -7,18 +7,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
 use rustls::pki_types::CertificateDer;
+use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 
 use crate::identity::{Identity, Role};
 use crate::io::{Io, PeerIdentity};
+use crate::join::{self, Stranger};
+use crate::look;
 use crate::net::{BoxStream, Listener};
 use crate::refusal;
 use crate::tls::SharedTls;
@@ -52,17 +56,25 @@ pub struct Admission {
     pub limits: Limits,
     /// Told of every refusal.
     pub on_refused: OnRefused,
+    /// Where those go who show no certificate and say so; `None`: they are refused.
+    pub strangers: Option<mpsc::Sender<Io<Stranger>>>,
 }
 
 impl Admission {
     /// Admits holders of `roles` of our own cluster, within the default limits.
     pub fn of(roles: impl Into<Vec<Role>>) -> Self {
-        Self { roles: roles.into(), limits: Limits::default(), on_refused: Arc::new(|_| {}) }
+        Self { roles: roles.into(), limits: Limits::default(), on_refused: Arc::new(|_| {}), strangers: None }
     }
 
     /// Replaces the limits.
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Hands those over who show no certificate and say so ([`join::PROTOCOL`]): what serves them must serve nothing else.
+    pub fn strangers(mut self, strangers: mpsc::Sender<Io<Stranger>>) -> Self {
+        self.strangers = Some(strangers);
         self
     }
 
@@ -152,6 +164,8 @@ struct Door {
     hand_over: mpsc::Sender<Io<PeerIdentity>>,
 }
 
+/// Whoever shows no certificate is gone after this.
+const STRANGER_LIMIT: Duration = Duration::from_secs(30);
 /// Pause after the kernel refused to accept, as it does without file descriptors: without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -193,22 +207,44 @@ impl Door {
         drop(handshake);
         match verified.unwrap_or_else(|_| Err(Some(Reason::Timeout(limit)))) {
             // A closed channel means that the server has ended.
-            Ok(io) => drop(self.hand_over.send(io.holding(connection)).await),
+            Ok(Admitted::Peer(io)) => drop(self.hand_over.send(io.holding(connection)).await),
+            Ok(Admitted::Stranger(io)) => {
+                if let Some(strangers) = &self.admission.strangers {
+                    // One too many is dropped.
+                    drop(strangers.try_send(io.holding(connection)));
+                }
+            }
             Err(Some(reason)) => self.refuse(addr, reason),
             Err(None) => {}
         }
     }
 
-    /// `Err(None)` is a port probe.
-    async fn verify(&self, stream: BoxStream, addr: SocketAddr) -> Result<Io<PeerIdentity>, Option<Reason>> {
+    /// `Err(None)` is a port probe, or one that wanted to see our certificate and has.
+    async fn verify(&self, stream: BoxStream, addr: SocketAddr) -> Result<Admitted, Option<Reason>> {
         let material = self.tls.current();
-        let acceptor = TlsAcceptor::from(material.server_config());
-        let first = FirstByte { stream, seen: false };
-        let mut stream = match acceptor.accept(first).into_fallible().await {
-            Ok(stream) => stream,
-            Err((_, first)) if !first.seen => return Err(None),
-            Err((error, _)) => return Err(Some(Reason::Handshake(refusal::reason(&error)))),
+        let seen = Arc::new(AtomicBool::new(false));
+        let first = FirstByte { stream, seen: seen.clone() };
+        let failed = |error: io::Error| Some(Reason::Handshake(refusal::reason(&error)));
+        let hello = match LazyConfigAcceptor::new(Acceptor::default(), first).await {
+            Ok(hello) => hello,
+            Err(_) if !seen.load(Ordering::Relaxed) => return Err(None),
+            Err(error) => return Err(failed(error)),
         };
+        let joins = hello.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == join::PROTOCOL));
+        if joins && self.admission.strangers.is_some() {
+            let stream = hello.into_stream(material.joining_config()).await.map_err(failed)?;
+            let ending = async {
+                tokio::time::sleep(STRANGER_LIMIT).await;
+                io::Error::new(io::ErrorKind::TimedOut, "it has taken too long")
+            };
+            let io = Io::new(Box::new(stream) as BoxStream, Stranger(addr)).with_ending(Box::pin(ending));
+            return Ok(Admitted::Stranger(io));
+        }
+        let mut stream = hello.into_stream(material.server_config()).await.map_err(failed)?;
+        if stream.get_ref().1.alpn_protocol() == Some(look::PROTOCOL) {
+            let _ = stream.shutdown().await;
+            return Err(None);
+        }
         let chain: Vec<CertificateDer<'static>> = stream
             .get_ref()
             .1
@@ -235,7 +271,8 @@ impl Door {
             tracing::warn!(%addr, reason, "closed a connection whose peer is not trusted any more");
             io::Error::new(io::ErrorKind::PermissionDenied, reason)
         };
-        Ok(Io::new(Box::new(stream), PeerIdentity { identity, addr }).with_ending(Box::pin(distrusted)))
+        let io = Io::new(Box::new(stream) as BoxStream, PeerIdentity { identity, addr });
+        Ok(Admitted::Peer(io.with_ending(Box::pin(distrusted))))
     }
 
     fn refuse(&self, addr: SocketAddr, reason: Reason) {
@@ -248,7 +285,13 @@ impl Door {
 /// Remembers whether a byte ever came.
 struct FirstByte {
     stream: BoxStream,
-    seen: bool,
+    seen: Arc<AtomicBool>,
+}
+
+/// Who was let in.
+enum Admitted {
+    Peer(Io<PeerIdentity>),
+    Stranger(Io<Stranger>),
 }
 
 impl tokio::io::AsyncRead for FirstByte {
@@ -259,7 +302,9 @@ impl tokio::io::AsyncRead for FirstByte {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.seen |= buf.filled().len() > before;
+        if buf.filled().len() > before {
+            self.seen.store(true, Ordering::Relaxed);
+        }
         polled
     }
 }

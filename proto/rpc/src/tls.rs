@@ -2,6 +2,7 @@
 
 mod error;
 mod files;
+mod joining;
 mod material;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 
 pub use self::error::Error;
 use self::files::Files;
+pub(crate) use self::joining::{joining_client, trusts_alone};
 pub use self::material::{Expiry, Material};
 use crate::ca::certificate_file;
 use crate::clock::Clock;
@@ -75,9 +77,23 @@ impl SharedTls {
                 running: Box::new(running.identity().clone()),
             });
         }
+        let news = fresh.shown() != running.shown();
         material.store(Arc::new(fresh));
-        reloads.send_modify(|count| *count += 1);
-        Ok(true)
+        if news {
+            reloads.send_modify(|count| *count += 1);
+        }
+        Ok(news)
+    }
+
+    /// Completes when a connection that is made now should be made anew, beside the old one and without a break: our
+    /// certificate was replaced since, or it has lasted for [`MAX_CONNECTION_AGE`]. `spread` (0 to 255) sets connections apart,
+    /// so that not all are made at the same moment.
+    pub async fn due(&self, spread: u8) {
+        let mut reloads = self.inner.reloads.subscribe();
+        let part = f64::from(spread) / 256.0;
+        // The sender lives in `self`.
+        let _ = tokio::time::timeout(MAX_CONNECTION_AGE.mul_f64(0.8 + 0.2 * part), reloads.changed()).await;
+        tokio::time::sleep(RENEWAL_SPREAD.mul_f64(part)).await;
     }
 
     /// Completes when `chain` is not trusted any more: it expired, or a reload withdrew its authority.
@@ -92,6 +108,11 @@ impl SharedTls {
         }
     }
 }
+
+/// A connection that lasts longer is made anew, so that both ends show their newest certificates.
+pub const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3600);
+/// Over so long connections are made anew after a certificate was replaced.
+const RENEWAL_SPREAD: Duration = Duration::from_secs(2);
 
 /// How often live connections look whether their peer's certificate has expired.
 const TRUST_CHECK_INTERVAL: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! Unix sockets between processes of one machine: the socket's mode and the caller's uid decide who may speak.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ pub enum Error {
 /// The process at the other end. Handlers find it in a request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalPeer {
-    /// Its effective user when it connected: ours, or root.
+    /// Its effective user when it connected: ours, or root; on a socket of a group, anybody of that group too.
     pub uid: u32,
     /// Its process number, where the kernel tells.
     pub pid: Option<i32>,
@@ -81,6 +81,27 @@ impl LocalPeer {
 /// # Errors
 /// [`Error::InUse`] if somebody answers there, [`Error::NotASocket`], [`Error::Listen`].
 pub fn bind(path: &Path) -> Result<UnixListener, Error> {
+    bind_with(path, None)
+}
+
+/// The same for a socket that members of the Unix group `group` may connect to as well (mode 0660). A directory of ours that
+/// nobody else may enter is opened to them for that (mode 0750). Without such a group on this machine both are as private
+/// as [`bind`] makes them. Take connections with [`incoming_of_group`].
+///
+/// # Errors
+/// Those of [`bind`].
+pub fn bind_for_group(path: &Path, group: &str) -> Result<UnixListener, Error> {
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    bind_with(path, group_number(&groups, group))
+}
+
+/// The number of a group in the form of group(5).
+fn group_number(groups: &str, name: &str) -> Option<u32> {
+    let mut fields = groups.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?.split(':');
+    fields.nth(1)?.parse().ok()
+}
+
+fn bind_with(path: &Path, group: Option<u32>) -> Result<UnixListener, Error> {
     let failed = |source| Error::Listen { path: path.to_owned(), source };
     if let Some(dir) = path.parent().filter(|dir| !dir.exists()) {
         private_file::create_directory(dir).map_err(failed)?;
@@ -94,7 +115,41 @@ pub fn bind(path: &Path) -> Result<UnixListener, Error> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     // Until here only the directory's mode protects the socket; whoever slipped in is still refused by its uid.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    if let Some(group) = group {
+        if let Some(dir) = path.parent() {
+            open_to_group(dir, group);
+        }
+        // A process that may not give the socket to the group keeps it to itself.
+        match give_to(path, group) {
+            Ok(()) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), group, %error, "the socket cannot be given to the group");
+            }
+        }
+    }
     Ok(listener)
+}
+
+/// Lets a group into a directory that only we may enter. One that is not ours, or that is open to others already, stays as
+/// somebody made it.
+fn open_to_group(dir: &Path, group: u32) {
+    let own = rustix::process::geteuid().as_raw();
+    let closed = std::fs::metadata(dir).is_ok_and(|meta| meta.uid() == own && meta.mode() & 0o777 == 0o700);
+    if !closed {
+        return;
+    }
+    let opened =
+        give_to(dir, group).and_then(|()| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o750)));
+    if let Err(error) = opened {
+        tracing::warn!(dir = %dir.display(), group, %error, "the directory of the socket cannot be opened to the group");
+    }
+}
+
+fn give_to(path: &Path, group: u32) -> io::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.gid() == group => Ok(()),
+        _ => std::os::unix::fs::chown(path, None, Some(group)),
+    }
 }
 
 fn remove_stale(path: &Path) -> Result<(), Error> {
@@ -129,11 +184,21 @@ impl Drop for Incoming {
 /// What `serve_with_incoming` of tonic takes. Connections of other users are closed and logged. Must be called within a
 /// tokio runtime.
 pub fn incoming(listener: UnixListener) -> Incoming {
-    let (hand_over, ready) = mpsc::channel(16);
-    Incoming { ready, accepting: tokio::spawn(accept_all(listener, hand_over)) }
+    take_from(listener, may_speak)
 }
 
-async fn accept_all(listener: UnixListener, hand_over: mpsc::Sender<Io<LocalPeer>>) {
+/// The same for a socket made by [`bind_for_group`]: whoever the socket's mode lets connect is handed over, and handlers
+/// look at [`LocalPeer::uid`] before they change anything.
+pub fn incoming_of_group(listener: UnixListener) -> Incoming {
+    take_from(listener, |_, _| true)
+}
+
+fn take_from(listener: UnixListener, may_speak: fn(u32, u32) -> bool) -> Incoming {
+    let (hand_over, ready) = mpsc::channel(16);
+    Incoming { ready, accepting: tokio::spawn(accept_all(listener, hand_over, may_speak)) }
+}
+
+async fn accept_all(listener: UnixListener, hand_over: mpsc::Sender<Io<LocalPeer>>, may_speak: fn(u32, u32) -> bool) {
     let own = rustix::process::geteuid().as_raw();
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -175,6 +240,19 @@ fn may_speak(uid: u32, own: u32) -> bool {
 /// # Errors
 /// [`Error::Down`] when nobody listens, [`Error::Forbidden`], [`Error::Protocol`].
 pub async fn connect(path: &Path) -> Result<Channel, Error> {
+    connect_with(path, |endpoint| endpoint).await
+}
+
+/// The same for a reader that wants to be kept waiting rather than to be sent ahead: no more than `bytes` are on their way to it.
+///
+/// # Errors
+/// Those of [`connect`].
+pub async fn connect_narrow(path: &Path, bytes: u32) -> Result<Channel, Error> {
+    connect_with(path, |endpoint| endpoint.initial_stream_window_size(bytes).initial_connection_window_size(bytes))
+        .await
+}
+
+async fn connect_with(path: &Path, change: impl FnOnce(Endpoint) -> Endpoint) -> Result<Channel, Error> {
     // tonic would hide this error's text behind "transport error".
     drop(UnixStream::connect(path).await.map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => Error::Forbidden(path.to_owned()),
@@ -185,7 +263,7 @@ pub async fn connect(path: &Path) -> Result<Channel, Error> {
         let at = at.clone();
         async move { UnixStream::connect(at).await.map(TokioIo::new) }
     });
-    let endpoint = http2::client(Endpoint::from_static("http://localhost"));
+    let endpoint = change(http2::client(Endpoint::from_static("http://localhost")));
     endpoint
         .connect_with_connector(connect)
         .await

@@ -76,12 +76,12 @@ pub enum Fatal {
         /// What it said.
         why: String,
     },
-    /// No site took appends within the time that the options allow.
-    #[error("gave up after {after:?} without a site that takes appends: {why}")]
+    /// Nothing was acknowledged within the time that the options allow.
+    #[error("gave up after {after:?} without an acknowledgement: {why}")]
     GaveUp {
         /// How long it was tried.
         after: Duration,
-        /// What the last attempt ended with.
+        /// What the last attempt ended with, or what the site in session says.
         why: String,
     },
     /// More refusals than this client keeps were never looked at.

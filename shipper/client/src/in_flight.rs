@@ -58,8 +58,15 @@ pub(crate) struct InFlight {
     ever_sent: u64,
     /// Highest ticket that left this process.
     ever_sent_ticket: u64,
+    /// What `ever_sent` and `ever_sent_ticket` were when the session began: an earlier site may hold that much, whatever
+    /// this one takes.
+    sent_before: (u64, u64),
     /// Highest sequence number acknowledged: entries up to there need not be sent even if they come later.
     acknowledged: u64,
+    /// Highest ticket that was ever put into a message.
+    gathered: u64,
+    /// How often an entry was put into a message once more.
+    resent: u64,
     next_ticket: u64,
     /// By ticket, until whoever waits for it looks.
     refused: BTreeMap<u64, Error>,
@@ -82,7 +89,10 @@ impl InFlight {
             sent: 0,
             ever_sent: 0,
             ever_sent_ticket: 0,
+            sent_before: (0, 0),
             acknowledged: 0,
+            gathered: 0,
+            resent: 0,
             next_ticket: 1,
             refused: BTreeMap::new(),
             unheeded: Vec::new(),
@@ -109,6 +119,10 @@ impl InFlight {
         self.acknowledged
     }
 
+    pub(crate) const fn resent(&self) -> u64 {
+        self.resent
+    }
+
     pub(crate) fn last_ticket(&self) -> u64 {
         self.next_ticket - 1
     }
@@ -119,6 +133,21 @@ impl InFlight {
         self.next_ticket += 1;
         self.entries.push_back(Entry { ticket, op });
         ticket
+    }
+
+    /// Entries that wait to be acknowledged.
+    pub(crate) fn waiting(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Entries of which it is known what became of them.
+    pub(crate) fn settled_entries(&self) -> u64 {
+        self.last_ticket() - self.entries.len() as u64
+    }
+
+    /// Whether anything that was sent waits to be acknowledged.
+    pub(crate) const fn has_sent(&self) -> bool {
+        self.sent > 0
     }
 
     /// Whether anything waits to be sent.
@@ -146,17 +175,23 @@ impl InFlight {
         let ops = self.entries.range(first..first + count).map(|entry| entry.op.clone()).collect();
         self.sent += count;
         self.ever_sent = self.ever_sent.max(self.first_seq + self.sent as u64 - 1);
-        self.ever_sent_ticket = self.ever_sent_ticket.max(self.entries[self.sent - 1].ticket);
+        let last = self.entries[self.sent - 1].ticket;
+        self.ever_sent_ticket = self.ever_sent_ticket.max(last);
+        let again = self.entries.range(first..first + count).take_while(|entry| entry.ticket <= self.gathered).count();
+        self.resent += again as u64;
+        self.gathered = self.gathered.max(last);
         Some((self.first_seq + first as u64, ops))
     }
 
-    /// A session began and the journal holds `held`: the rest is to be sent again.
+    /// A session began and the journal holds `held`: the rest is to be sent again. If that is less than was acknowledged
+    /// in an older epoch, the next is the first that was not acknowledged: the others follow with the site that has them.
     pub(crate) fn resume(&mut self, held: u64) -> Result<(), Mismatch> {
         if held > self.ever_sent {
             return Err(Mismatch::NeverSent { held, sent: self.ever_sent });
         }
         let held_here = (held + 1).saturating_sub(self.first_seq);
         self.sent = usize::try_from(held_here).unwrap_or(usize::MAX).min(self.entries.len());
+        self.sent_before = (self.ever_sent, self.ever_sent_ticket);
         Ok(())
     }
 
@@ -175,8 +210,11 @@ impl InFlight {
     pub(crate) fn settle(&mut self, ack: Ack) -> Settled {
         let count = (ack.seq + 1).saturating_sub(self.first_seq);
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.entries.len());
+        // A new primary may begin with an ack for less than an older one gave.
+        if ack.seq >= self.acknowledged || self.last_ack.is_none() {
+            self.last_ack = Some(ack.clone());
+        }
         self.acknowledged = self.acknowledged.max(ack.seq);
-        self.last_ack = Some(ack);
         let dropped: Vec<Entry> = self.entries.drain(..count).collect();
         self.first_seq += count as u64;
         self.sent = self.sent.saturating_sub(count);
@@ -184,15 +222,17 @@ impl InFlight {
         Settled { freed, dropped, wakers: self.wake_settled() }
     }
 
-    /// Nothing from this sequence number on was appended.
+    /// Nothing from this sequence number on was appended in this session.
     pub(crate) fn not_taken(&mut self, seq: u64) {
         let Some(before) = seq.checked_sub(self.first_seq).and_then(|count| usize::try_from(count).ok()) else {
             return;
         };
         self.sent = self.sent.min(before);
-        self.ever_sent = self.ever_sent.min(seq - 1);
+        let (sent_before, ticket_before) = self.sent_before;
+        self.ever_sent = self.ever_sent.min((seq - 1).max(sent_before));
         let last = before.checked_sub(1).and_then(|at| self.entries.get(at)).map(|entry| entry.ticket);
-        self.ever_sent_ticket = self.ever_sent_ticket.min(last.unwrap_or_else(|| self.settled()));
+        let last = last.unwrap_or_else(|| self.settled());
+        self.ever_sent_ticket = self.ever_sent_ticket.min(last.max(ticket_before));
     }
 
     /// The entry with this sequence number will never be taken: it leaves, and those after it move up. `None` if it is

@@ -1,12 +1,12 @@
 use std::time::Instant;
 
-use cfs_model::{Incarnation, Lsn, SiteId, StreamId};
+use cfs_model::{Epoch, Incarnation, Lsn, SiteId, StreamId};
 
 use super::*;
 
 fn ack(seq: u64) -> Ack {
     let stream = StreamId { site: SiteId(1), incarnation: Incarnation(1) };
-    Ack { seq, stream, lsn: Lsn(seq), received: Instant::now() }
+    Ack { seq, stream, lsn: Lsn(seq), epoch: Epoch(1), received: Instant::now() }
 }
 
 fn with(count: u64) -> InFlight {
@@ -31,6 +31,7 @@ fn a_new_session_sends_what_is_not_held() {
     assert_eq!(f.settle(ack(2)).freed, Freed { entries: 2, bytes: 2 });
     assert_eq!(f.resume(3), Ok(()));
     assert_eq!(f.gather().map(texts), Some((4, ["4", "5"].map(String::from).to_vec())));
+    assert_eq!(f.resent(), 2);
     // 3 is held and still waits for its ack.
     assert!(f.outcome(3, 3).is_none());
     assert_eq!(f.settle(ack(5)).freed, Freed { entries: 3, bytes: 3 });

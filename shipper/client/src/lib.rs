@@ -14,13 +14,16 @@ mod error;
 mod in_flight;
 mod lease;
 mod options;
+mod patience;
 mod producer;
 mod route;
+mod scout;
 mod session;
 mod shared;
+mod sites;
 
 pub use append::{Append, Permit};
 pub use cfs_rpc::v1::RoleState;
 pub use error::{Error, Fatal};
-pub use options::{Options, Target};
+pub use options::{OnWait, Options, Target};
 pub use producer::{Ack, Producer};

@@ -24,6 +24,9 @@ pub enum Target {
     },
 }
 
+/// Told why nothing is acknowledged.
+pub type OnWait = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// How to append.
 #[derive(Clone)]
 pub struct Options {
@@ -33,11 +36,15 @@ pub struct Options {
     pub max_entries: usize,
     /// Bytes of entries that may wait for acknowledgement. At least [`cfs_shipper_core::caps::MAX_ENTRY_BYTES`] is used.
     pub max_bytes: usize,
-    /// How long to go on without a site that takes appends; `None`: for ever.
+    /// How long to go on without an acknowledgement while entries wait for one, or without a site that answers; `None`:
+    /// for ever.
     pub give_up_after: Option<Duration>,
-    /// First pause after a broken connection; doubled after each failure.
+    /// Told why nothing is acknowledged once that has lasted for 3 s, and again, at least 3 s later, when the reason is
+    /// another. It must not block.
+    pub on_wait: Option<OnWait>,
+    /// First pause after a broken connection; doubled after each failure, up to 200 ms in the first 10 s.
     pub min_backoff: Duration,
-    /// Longest pause between two attempts.
+    /// Longest pause between two attempts after that.
     pub max_backoff: Duration,
     /// Insist on this epoch, and end when it is not the current one. `None`: follow the epoch.
     pub epoch: Option<Epoch>,
@@ -56,6 +63,7 @@ impl Default for Options {
             max_entries: 32_768,
             max_bytes: 8 * 1024 * 1024,
             give_up_after: None,
+            on_wait: None,
             min_backoff: Duration::from_millis(10),
             max_backoff: Duration::from_secs(2),
             epoch: None,

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use cfs_model::op::Op;
-use cfs_model::{Lsn, StreamId};
+use cfs_model::{Epoch, Lsn, StreamId};
 use cfs_rpc::v1::RoleState;
 use cfs_shipper_core::caps::{MAX_ENTRY_BYTES, MAX_PRODUCER_BYTES};
 use prost::Message;
@@ -33,6 +33,8 @@ pub struct Ack {
     pub stream: StreamId,
     /// Position of entry `seq`; [`Lsn::ZERO`] when an older stream holds it.
     pub lsn: Lsn,
+    /// The epoch in which the site acknowledged.
+    pub epoch: Epoch,
     /// When the acknowledgement arrived.
     pub received: Instant,
 }
@@ -61,7 +63,7 @@ impl Producer {
         }
         options.max_bytes = options.max_bytes.max(MAX_ENTRY_BYTES);
         options.max_entries = options.max_entries.max(1);
-        let route = Route::new(target).ok_or_else(|| Arc::new(Fatal::NoAddress))?;
+        let route = Route::new(target, options.max_backoff).ok_or_else(|| Arc::new(Fatal::NoAddress))?;
         let shared = Arc::new(Shared::new(&options));
         let (ready, begun) = oneshot::channel();
         let driver = Driver::new(shared.clone(), route, name.to_owned(), options.clone(), ready);
@@ -185,6 +187,11 @@ impl Producer {
     /// broken, that is old.
     pub fn watch_role(&self) -> watch::Receiver<RoleState> {
         self.shared.role.subscribe()
+    }
+
+    /// How often an entry was sent once more, because a session ended before it was acknowledged. It is in the journal once.
+    pub fn resent(&self) -> u64 {
+        self.shared.lock().resent()
     }
 
     /// Every acknowledgement from now on. A reader that falls 4096 behind misses the oldest, which later ones cover.

@@ -1,8 +1,9 @@
 //! One connection: hello, then entries one way and acknowledgements the other.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cfs_model::Epoch;
+use cfs_model::{Epoch, Level};
 use cfs_rpc::v1::append_request::Kind as Request;
 use cfs_rpc::v1::append_response::Kind as Response;
 use cfs_rpc::v1::producer_client::ProducerClient;
@@ -13,13 +14,14 @@ use cfs_rpc::v1::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use crate::error::Fatal;
 use crate::in_flight::Mismatch;
 use crate::lease::Lease;
 use crate::options::Options;
 use crate::producer::Ack;
+use crate::scout::is_rejection;
 use crate::shared::Shared;
 
 const PROTOCOL: u32 = 1;
@@ -36,6 +38,8 @@ pub(crate) enum End {
     Rejected(String),
     /// An acknowledgement came too late to be believed.
     Late,
+    /// Left for a better place.
+    Left(String),
     /// The role's watch said what a refusal would have said.
     NotPrimary(NotPrimary),
     Refused(Refusal),
@@ -48,15 +52,26 @@ pub(crate) struct Progress {
     ready: Option<oneshot::Sender<u64>>,
     /// The site of the last session that got an answer; empty: none yet.
     pub(crate) site: String,
-    /// The epoch of the last acknowledgement.
+    /// The epoch in which the highest sequence number was acknowledged; 0: none was.
     acknowledged_in: Epoch,
+    /// And the site that did. Another one of the same epoch need not have it yet.
+    acknowledged_at: String,
+    /// The latest epoch in which a session began.
+    latest: Epoch,
     /// A hello or an entry was accepted since this was last asked.
     advanced: bool,
 }
 
 impl Progress {
     pub(crate) const fn new(ready: oneshot::Sender<u64>) -> Self {
-        Self { ready: Some(ready), site: String::new(), acknowledged_in: Epoch(0), advanced: false }
+        Self {
+            ready: Some(ready),
+            site: String::new(),
+            acknowledged_in: Epoch(0),
+            acknowledged_at: String::new(),
+            latest: Epoch(0),
+            advanced: false,
+        }
     }
 
     pub(crate) fn take_advance(&mut self) -> bool {
@@ -91,6 +106,8 @@ impl<'a> Session<'a> {
             protocol: PROTOCOL,
             producer: self.name.to_owned(),
             durability: self.options.durability.clone(),
+            level: Level::THIS.0,
+            oldest_level: Level::OLDEST.0,
         };
         // There is room: the channel is new.
         let _ = requests.try_send(AppendRequest { kind: Some(Request::Hello(hello)) });
@@ -107,7 +124,7 @@ impl<'a> Session<'a> {
         let role = match first.and_then(|response| response.kind) {
             Some(Response::Hello(reply)) => match self.begin(reply) {
                 Ok(role) => role,
-                Err(fatal) => return End::Fatal(fatal),
+                Err(end) => return end,
             },
             Some(Response::Refusal(refusal)) => return End::Refused(refusal),
             Some(Response::Ack(_)) => return End::Broken("the shipper acknowledged before it said hello".to_owned()),
@@ -123,9 +140,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn begin(&mut self, reply: ProducerHelloReply) -> Result<RoleState, Fatal> {
+    fn begin(&mut self, reply: ProducerHelloReply) -> Result<RoleState, End> {
         let held = reply.highest_seq;
         let role = reply.role.unwrap_or_default();
+        let (epoch, latest) = (Epoch(role.epoch), self.progress.latest);
+        if epoch < latest {
+            return Err(End::Broken(format!("{} is still in epoch {epoch}, {latest} began elsewhere", role.site)));
+        }
+        self.progress.latest = epoch;
         let mut in_flight = self.shared.lock();
         if let Some(ready) = self.progress.ready.take() {
             let first_seq = self.options.first_seq.unwrap_or(held + 1).max(1);
@@ -133,18 +155,19 @@ impl<'a> Session<'a> {
             // Nobody waits any more if the caller gave up.
             let _ = ready.send(first_seq);
         }
-        let (acknowledged, epoch) = (in_flight.acknowledged(), self.progress.acknowledged_in);
-        if held < acknowledged && epoch == Epoch(role.epoch) {
-            return Err(Fatal::LostAcknowledged { producer: self.name.to_owned(), held, acknowledged, epoch });
+        let acknowledged = in_flight.acknowledged();
+        let there = epoch == self.progress.acknowledged_in && role.site == self.progress.acknowledged_at;
+        if held < acknowledged && there {
+            let producer = self.name.to_owned();
+            return Err(End::Fatal(Fatal::LostAcknowledged { producer, held, acknowledged, epoch }));
         }
-        in_flight.resume(held).map_err(|Mismatch::NeverSent { held, sent }| Fatal::NameInUse {
-            producer: self.name.to_owned(),
-            held,
-            sent,
+        in_flight.resume(held).map_err(|Mismatch::NeverSent { held, sent }| {
+            End::Fatal(Fatal::NameInUse { producer: self.name.to_owned(), held, sent })
         })?;
         drop(in_flight);
         self.progress.site.clone_from(&role.site);
         self.progress.advanced = true;
+        self.shared.in_session.store(true, Ordering::Relaxed);
         Ok(role)
     }
 }
@@ -217,9 +240,15 @@ async fn receive(
                 if lease.is_over(&ack) {
                     return End::Late;
                 }
-                progress.acknowledged_in = epoch;
                 progress.advanced = true;
-                if let Err(end) = acknowledge(shared, &ack) {
+                // What an older epoch acknowledged beyond that, this one need not hold.
+                if ack.through_seq >= shared.lock().acknowledged() {
+                    progress.acknowledged_in = epoch;
+                    if progress.acknowledged_at != progress.site {
+                        progress.acknowledged_at.clone_from(&progress.site);
+                    }
+                }
+                if let Err(end) = acknowledge(shared, &ack, epoch) {
                     return end;
                 }
             }
@@ -231,12 +260,12 @@ async fn receive(
     }
 }
 
-fn acknowledge(shared: &Shared, ack: &AppendAck) -> Result<(), End> {
+fn acknowledge(shared: &Shared, ack: &AppendAck, epoch: Epoch) -> Result<(), End> {
     let position = ack.position.unwrap_or_default();
     let Some(stream) = position.stream() else {
         return Err(End::Broken("an acknowledgement names no stream".to_owned()));
     };
-    let ack = Ack { seq: ack.through_seq, stream, lsn: position.lsn(), received: Instant::now() };
+    let ack = Ack { seq: ack.through_seq, stream, lsn: position.lsn(), epoch, received: Instant::now() };
     let settled = shared.lock().settle(ack.clone());
     shared.settled(settled);
     // Nobody may be listening.
@@ -258,10 +287,5 @@ async fn watch_role(shared: &Shared, mut client: ProducerClient<Channel>) -> End
 
 fn broken(status: &Status) -> End {
     let message = status.message().to_owned();
-    match status.code() {
-        Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
-            End::Rejected(message)
-        }
-        _ => End::Broken(message),
-    }
+    if is_rejection(status) { End::Rejected(message) } else { End::Broken(message) }
 }

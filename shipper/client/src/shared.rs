@@ -1,5 +1,6 @@
 //! What the callers and the task that talks to the shipper share.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -22,6 +23,10 @@ pub(crate) struct Shared {
     pub(crate) work: Notify,
     pub(crate) acks: broadcast::Sender<Ack>,
     pub(crate) role: watch::Sender<RoleState>,
+    /// A site took hello, and its session goes on.
+    pub(crate) in_session: AtomicBool,
+    /// What the last attempt at a session ended with.
+    interruption: Mutex<String>,
 }
 
 impl Shared {
@@ -33,12 +38,23 @@ impl Shared {
             work: Notify::new(),
             acks: broadcast::channel(ACKS_KEPT).0,
             role: watch::channel(RoleState::default()).0,
+            in_session: AtomicBool::new(false),
+            interruption: Mutex::new("no site has answered yet".to_owned()),
         }
     }
 
     /// Never held across an await.
     pub(crate) fn lock(&self) -> MutexGuard<'_, InFlight> {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn interrupted(&self, why: String) {
+        *self.interruption.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Why there is no session.
+    pub(crate) fn interruption(&self) -> String {
+        self.interruption.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for room; whoever takes it gives it back with [`Shared::settled`] or [`Shared::release`].

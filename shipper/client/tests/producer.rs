@@ -2,10 +2,11 @@
 
 #![allow(clippy::expect_used, reason = "a test may panic in the functions that it shares, too")]
 
+mod failover;
 mod server;
 
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -129,11 +130,14 @@ async fn a_repeated_list_is_appended_once() {
 #[tokio::test]
 async fn a_gap_is_refused() {
     let (_dir, shipper) = start();
+    let seen = producer_of(&shipper, Options::default()).await.expect("a producer");
+    ack(append(&seen, "w").await).await.expect("durable");
+    drop(seen);
     let producer =
         producer_of(&shipper, Options { first_seq: Some(5), ..Options::default() }).await.expect("a producer");
     let refused = ack(append(&producer, "x").await).await;
     assert!(matches!(refused, Err(Error::Invalid { ref why, .. }) if why.contains("gap")), "{refused:?}");
-    assert!(shipper.texts().is_empty());
+    assert_eq!(shipper.texts(), ["w"]);
 }
 
 #[tokio::test]
@@ -349,6 +353,26 @@ async fn gives_up_when_told_to_and_says_what_is_unknown() {
     assert!(matches!(producer_of(&shipper, options).await.err().as_deref(), Some(Fatal::GaveUp { .. })));
 }
 
+/// A site that takes hello and acknowledges nothing, as one that is fenced or waits for a replica, is no better than none.
+#[tokio::test]
+async fn gives_up_in_a_session_that_acknowledges_nothing() {
+    let (_dir, shipper) = start();
+    let reasons = Arc::new(Mutex::new(Vec::new()));
+    let told = reasons.clone();
+    let options = Options {
+        give_up_after: Some(Duration::from_secs(4)),
+        on_wait: Some(Arc::new(move |why: &str| told.lock().expect("no panic").push(why.to_owned()))),
+        ..Options::default()
+    };
+    let producer = producer_of(&shipper, options).await.expect("a producer");
+    shipper.role.send_modify(|role| (role.accepting, role.waiting_for) = (false, "a lease".into()));
+    let waiting = append(&producer, "0").await;
+    let Err(Error::NotAppended(why)) = ack(waiting).await else { panic!("it was never sent") };
+    assert!(matches!(*why, Fatal::GaveUp { .. }) && why.to_string().contains("a lease"), "{why}");
+    let reasons = reasons.lock().expect("no panic").clone();
+    assert!(matches!(&reasons[..], [why] if why.contains("waits for a lease")), "{reasons:?}");
+}
+
 /// A producer that vanishes half-way leaves what it sent, once, and nothing else.
 #[tokio::test]
 async fn dropping_the_producer_ends_its_appends() {
@@ -388,7 +412,7 @@ impl Dial for Sites {
     }
 }
 
-fn switch_to(shipper: &Shipper, site: &str, primary: &str, epoch: u64) {
+pub(crate) fn switch_to(shipper: &Shipper, site: &str, primary: &str, epoch: u64) {
     shipper.role.send_modify(|role| {
         role.site = site.into();
         role.primary = primary.into();

@@ -4,9 +4,10 @@
 //! gives the group commit entries in the order of their LSNs.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use cfs_model::{Epoch, Lsn, StreamId};
+use cfs_model::{Epoch, Lsn, StreamId, Vector};
 
 use crate::caps::MAX_PRODUCERS;
 
@@ -15,10 +16,10 @@ use crate::caps::MAX_PRODUCERS;
 pub struct Producer {
     /// The highest sequence number in the stream.
     pub seq: u64,
-    /// Where it is; `ZERO` when an older stream holds it, which is durable here then.
+    /// Where it is, at the latest; `ZERO` when an older stream holds it, which was applied here at the opening.
     pub lsn: Lsn,
-    /// The epoch in which it was appended.
-    pub epoch: Epoch,
+    /// Whether it was appended to the present stream in the present epoch.
+    seen: bool,
     /// The session that speaks for it; later sessions end earlier ones. 0: none.
     session: u64,
     /// Order of use, to forget the one idle for longest.
@@ -54,36 +55,114 @@ pub struct Admitted {
     pub last_lsn: Lsn,
 }
 
+/// What a site knows of a producer when it begins to accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// Its name.
+    pub name: Bytes,
+    /// The highest sequence number applied.
+    pub seq: u64,
+    /// The stream that its latest entry is in.
+    pub stream: StreamId,
+    /// The epoch of its latest entry.
+    pub epoch: Epoch,
+}
+
 /// The right to append, and the next LSN.
 #[derive(Debug, Default)]
 pub struct Admission {
     open: Option<(Epoch, StreamId)>,
+    /// Counts openings, and what was taken back: a session of an earlier number is void.
+    opening: u64,
+    /// The stream that LSNs were handed out for last.
+    stream: Option<StreamId>,
+    /// What was applied here when it was opened, and the own stream's end.
+    base: Arc<Vector>,
     next_lsn: Lsn,
     producers: HashMap<Bytes, Producer>,
     uses: u64,
+    /// Other sites append in the same epoch.
+    shared: bool,
 }
 
 impl Admission {
-    /// Starts accepting in `epoch` for `stream` after `end`. `producers` is the table as applied up to there.
+    /// Starts accepting in `epoch` for `stream` after its position in `base`, which is all that is applied here.
+    /// `producers` is the table as applied up to there. Everything that was handed out before is [settled](Self::unsettled).
     pub fn open(
         &mut self,
         epoch: Epoch,
         stream: StreamId,
-        end: Lsn,
-        producers: impl IntoIterator<Item = (Bytes, u64, Epoch)>,
+        base: Vector,
+        producers: impl IntoIterator<Item = Remembered>,
     ) {
+        let end = base.get(stream);
         self.open = Some((epoch, stream));
+        self.opening += 1;
+        self.stream = Some(stream);
         self.next_lsn = end.next();
+        self.base = Arc::new(base);
+        self.shared = false;
         self.producers.clear();
-        for (name, seq, epoch) in producers {
+        for known in producers {
             self.uses += 1;
-            self.producers.insert(name, Producer { seq, lsn: Lsn::ZERO, epoch, session: 0, used: self.uses });
+            // Where exactly it is in the own stream is not remembered; its end is at or after it.
+            let lsn = if known.stream == stream { end } else { Lsn::ZERO };
+            let seen = known.stream == stream && known.epoch == epoch;
+            let producer = Producer { seq: known.seq, lsn, seen, session: 0, used: self.uses };
+            self.producers.insert(known.name, producer);
         }
     }
 
+    /// Other sites append in the epoch that was opened: a producer may come from one of them, and what that acknowledged
+    /// may follow late.
+    pub const fn share(&mut self) {
+        self.shared = true;
+    }
+
+    /// What is `applied` here by now holds this producer's entries up to `seq`, some in other streams. From the next session
+    /// on, a site counts for an acknowledgement only if it holds that too.
+    pub fn learn(&mut self, name: &Bytes, seq: u64, applied: &Vector) {
+        let known = self.producers.get(name).copied();
+        if !self.shared || self.open.is_none() || known.is_some_and(|known| known.seq >= seq) {
+            return;
+        }
+        if known.is_none() {
+            self.make_room();
+        }
+        self.uses += 1;
+        let (lsn, session) = known.map_or((Lsn::ZERO, 0), |known| (known.lsn, known.session));
+        self.producers.insert(name.clone(), Producer { seq, lsn, seen: false, session, used: self.uses });
+        self.base = Arc::new(self.base.max(applied));
+    }
+
     /// Stops accepting. What was admitted stays admitted.
-    pub fn close(&mut self) {
+    pub const fn close(&mut self) {
         self.open = None;
+    }
+
+    /// Number of the present opening; sessions of an earlier one are void.
+    pub const fn opening(&self) -> u64 {
+        self.opening
+    }
+
+    /// What was applied here at the opening, and the end that the own stream had.
+    pub fn base(&self) -> Arc<Vector> {
+        self.base.clone()
+    }
+
+    /// The stream of which LSNs were handed out last, and the last of them: until that is durable or
+    /// [taken back](Self::take_back), the stream must not be opened again.
+    pub fn unsettled(&self) -> Option<(StreamId, Lsn)> {
+        Some((self.stream?, self.last_lsn()))
+    }
+
+    /// Everything of `stream` after `end` was dropped unwritten. Its LSNs may be handed out again, so every session that
+    /// waits for one of them is void. Closed before.
+    pub fn take_back(&mut self, stream: StreamId, end: Lsn) {
+        if self.stream == Some(stream) && self.open.is_none() {
+            self.next_lsn = end.next();
+            self.opening += 1;
+        }
     }
 
     /// The epoch and stream in which this site accepts.
@@ -98,16 +177,18 @@ impl Admission {
 
     /// A session says whom it speaks for. Returns what the stream holds of that producer.
     pub fn hello(&mut self, name: &Bytes, session: u64) -> Result<Producer, Refused> {
-        let (epoch, _) = self.open.ok_or(Refused::NotAccepting)?;
+        self.open.ok_or(Refused::NotAccepting)?;
         self.uses += 1;
         if !self.producers.contains_key(name) {
             self.make_room();
-            let fresh = Producer { seq: 0, lsn: Lsn::ZERO, epoch, session, used: self.uses };
+            let fresh = Producer { seq: 0, lsn: Lsn::ZERO, seen: false, session, used: self.uses };
             self.producers.insert(name.clone(), fresh);
         }
         let producer = self.producers.get_mut(name).ok_or(Refused::NotAccepting)?;
         producer.session = session;
         producer.used = self.uses;
+        // It may have been acknowledged more elsewhere since it was here.
+        producer.seen &= !self.shared;
         Ok(*producer)
     }
 
@@ -127,9 +208,9 @@ impl Admission {
         let end = first_seq.checked_add(count as u64).filter(|_| first_seq > 0).ok_or(Refused::BadSequence)?;
         self.uses += 1;
         let producer = self.producers.get_mut(name).filter(|p| p.session == session).ok_or(Refused::Superseded)?;
-        // A gap is refused only within one stream and epoch: what an older primary acknowledged alone may follow late.
-        let same_life = producer.epoch == current && (producer.lsn != Lsn::ZERO || producer.seq == 0);
-        if first_seq > producer.seq + 1 && same_life {
+        // A gap is refused only within one stream and epoch, and where the epoch is shared within one session: what another
+        // site acknowledged alone may follow late, and an unknown producer goes on after what it was acknowledged elsewhere.
+        if producer.seen && first_seq > producer.seq + 1 {
             return Err(Refused::Gap { expected: producer.seq + 1 });
         }
         let held = (producer.seq + 1).saturating_sub(first_seq).min(count as u64);
@@ -137,8 +218,7 @@ impl Admission {
         let first_lsn = self.next_lsn;
         if fresh > 0 {
             self.next_lsn = first_lsn.plus(fresh);
-            *producer =
-                Producer { seq: end - 1, lsn: Lsn(self.next_lsn.0 - 1), epoch: current, session, used: self.uses };
+            *producer = Producer { seq: end - 1, lsn: Lsn(self.next_lsn.0 - 1), seen: true, session, used: self.uses };
         }
         Ok(Admitted { held: held as usize, first_lsn, last_lsn: producer.lsn })
     }

@@ -40,10 +40,25 @@ pub const FRAME_TARGET_BYTES: usize = 512 * 1024;
 /// Longest gRPC message between sites.
 pub const MAX_FRAME_BYTES: usize = MAX_BATCH_BYTES + FRAME_TARGET_BYTES + 64 * 1024;
 
+/// Registers that are compared before one side of a split is chosen; beyond it they are not counted.
+pub const MAX_CONTESTED_REGISTERS: usize = 100_000;
+/// Writes of registers in one message for it.
+pub const MAX_LOSING_WRITES: usize = 4096;
+
+/// Rows of a store that a source gathers into one part of a copy; a single larger row still goes alone.
+pub const COPY_PART_BYTES: usize = 512 * 1024;
+/// Parts of a copy that a source sends beyond what the receiver has installed.
+pub const MAX_COPY_PARTS_AHEAD: u64 = 4;
+/// Copies that one site gives at a time.
+pub const MAX_COPIES_GIVEN: usize = 4;
+
 /// Entries in one transaction of the store.
 pub const MAX_TRANSACTION_ENTRIES: usize = 4096;
 /// Raw payload bytes in one transaction of the store.
 pub const MAX_TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
+
+/// Registers of one inode in one message of a repair, about.
+pub const REPAIR_PART_BYTES: usize = 1024 * 1024;
 
 /// How far the stream's clock may be ahead of the site's own time before the origin refuses to append: 24 h.
 pub const MAX_CLOCK_AHEAD_NS: u64 = 24 * 3600 * 1_000_000_000;

@@ -50,11 +50,6 @@ impl Cursor {
         assert!(lsn <= self.durable, "applied {lsn} is not durable ({self:?})");
         self.applied = self.applied.max(lsn);
     }
-
-    /// Forgets what was received and is not durable: a session broke.
-    pub fn reset_received(&mut self) {
-        self.received = self.durable;
-    }
 }
 
 #[cfg(test)]
@@ -68,8 +63,11 @@ mod tests {
         cursor.receive(Lsn(8));
         cursor.persist(Lsn(7));
         cursor.apply(Lsn(6));
-        cursor.reset_received();
-        assert_eq!((cursor.applied(), cursor.durable(), cursor.received()), (Lsn(6), Lsn(7), Lsn(7)));
+        assert_eq!((cursor.applied(), cursor.durable(), cursor.received()), (Lsn(6), Lsn(7), Lsn(8)));
+        cursor.receive(Lsn(1));
+        cursor.persist(Lsn(1));
+        cursor.apply(Lsn(1));
+        assert_eq!((cursor.applied(), cursor.durable(), cursor.received()), (Lsn(6), Lsn(7), Lsn(8)), "never back");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::caps::MAX_OPENED_EPOCHS;
 
-/// The history of `Open`. An epoch belongs to one site for ever.
+/// The history of `Open`. An epoch belongs to one site for ever, or to [`SiteId::EVERY`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct History(BTreeMap<Epoch, SiteId>);
 
@@ -56,13 +56,18 @@ impl History {
     /// Whether `site` may have appended in `epoch`. Epochs older than all that is kept are taken as opened.
     pub fn verdict(&self, epoch: Epoch, site: SiteId) -> Verdict {
         match self.0.get(&epoch) {
-            Some(owner) if *owner == site => Verdict::Opened,
+            Some(owner) if [site, SiteId::EVERY].contains(owner) => Verdict::Opened,
             Some(owner) => Verdict::OpenedFor(*owner),
             None if self.0.len() == MAX_OPENED_EPOCHS && self.0.first_key_value().is_some_and(|(e, _)| epoch < *e) => {
                 Verdict::Opened
             }
             None => Verdict::Unknown,
         }
+    }
+
+    /// The epoch opened last, as far as is known here; `Epoch(0)`: none.
+    pub fn newest(&self) -> Epoch {
+        self.0.last_key_value().map_or(Epoch(0), |(epoch, _)| *epoch)
     }
 
     /// All that is known, oldest first.
@@ -84,7 +89,18 @@ mod tests {
         assert_eq!(history.merge([(Epoch(3), SiteId(1)), (Epoch(2), SiteId(1))]), Err(contradiction));
         assert_eq!(history.verdict(Epoch(3), SiteId(1)), Verdict::Unknown, "a contradiction changes nothing");
         assert_eq!(history.verdict(Epoch(1), SiteId(1)), Verdict::Opened);
+        assert_eq!((history.newest(), History::default().newest()), (Epoch(2), Epoch(0)));
         assert_eq!(history.verdict(Epoch(1), SiteId(2)), Verdict::OpenedFor(SiteId(1)));
+    }
+
+    #[test]
+    fn an_epoch_that_is_shared_stays_so() {
+        let mut history = History::default();
+        assert_eq!(history.merge([(Epoch(1), SiteId(1)), (Epoch(2), SiteId::EVERY)]), Ok(true));
+        assert_eq!([1, 2, 200].map(|site| history.verdict(Epoch(2), SiteId(site))), [Verdict::Opened; 3]);
+        assert_eq!(history.verdict(Epoch(1), SiteId(2)), Verdict::OpenedFor(SiteId(1)), "the epoch before is not");
+        let contradiction = Contradiction { epoch: Epoch(2), here: SiteId::EVERY, there: SiteId(1) };
+        assert_eq!(history.merge([(Epoch(2), SiteId(1))]), Err(contradiction));
     }
 
     #[test]

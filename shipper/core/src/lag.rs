@@ -38,6 +38,17 @@ impl Timeline {
         }
     }
 
+    /// The stream reaches `end` alone after all: nobody says any more that there is more of it.
+    pub fn retreat(&mut self, end: Lsn) {
+        if end >= self.end {
+            return;
+        }
+        while self.marks.back().is_some_and(|(first, _)| *first > end) {
+            self.marks.pop_back();
+        }
+        self.end = end;
+    }
+
     /// Drops marks whose neighbours are closer together than a sixteenth of their age.
     fn thin_out(&mut self, now_ms: u64) {
         let marks = std::mem::take(&mut self.marks);
@@ -86,6 +97,21 @@ mod tests {
         assert_eq!(line.age_ms(Lsn(9), 900), 800);
         line.advance(Lsn(21), 1000);
         assert_eq!(line.age_ms(Lsn(20), 1001), 1);
+    }
+
+    #[test]
+    fn what_nobody_claims_any_more_is_not_waited_for() {
+        let mut line = Timeline::new(Lsn(0));
+        line.advance(Lsn(10), 100);
+        line.advance(Lsn(20), 200);
+        line.retreat(Lsn(25));
+        assert_eq!(line.end(), Lsn(20));
+        line.retreat(Lsn(10));
+        assert_eq!((line.end(), line.age_ms(Lsn(10), 900), line.age_ms(Lsn(9), 900)), (Lsn(10), 0, 800));
+        line.advance(Lsn(12), 300);
+        assert_eq!(line.age_ms(Lsn(10), 900), 600, "known anew, from now on");
+        line.retreat(Lsn(11));
+        assert_eq!((line.age_ms(Lsn(11), 900), line.age_ms(Lsn(10), 900)), (0, 600));
     }
 
     #[test]

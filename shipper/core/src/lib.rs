@@ -16,4 +16,5 @@ pub mod payload;
 pub mod pending;
 pub mod pull;
 pub mod resume;
+pub mod retention;
 pub mod session;

@@ -20,6 +20,8 @@ const PATIENCE_MS: u64 = 1000;
 struct Source {
     site: SiteId,
     durable: BTreeMap<StreamId, Lsn>,
+    /// The first LSN that it still holds.
+    first: BTreeMap<StreamId, Lsn>,
     /// Not to be asked for these streams before that time.
     refused_until_ms: BTreeMap<StreamId, u64>,
 }
@@ -27,7 +29,8 @@ struct Source {
 impl Plan {
     /// A source answered.
     pub fn connected(&mut self, session: u64, site: SiteId) {
-        let source = Source { site, durable: BTreeMap::new(), refused_until_ms: BTreeMap::new() };
+        let source =
+            Source { site, durable: BTreeMap::new(), first: BTreeMap::new(), refused_until_ms: BTreeMap::new() };
         self.sources.insert(session, source);
     }
 
@@ -42,6 +45,14 @@ impl Plan {
         if let Some(source) = self.sources.get_mut(&session) {
             let known = source.durable.entry(stream).or_default();
             *known = durable.max(*known);
+        }
+    }
+
+    /// A source said from where on it holds a stream; it is not asked for what lies before.
+    pub fn keeps_from(&mut self, session: u64, stream: StreamId, first: Lsn) {
+        if let Some(source) = self.sources.get_mut(&session) {
+            let known = source.first.entry(stream).or_default();
+            *known = first.max(*known);
         }
     }
 
@@ -69,7 +80,7 @@ impl Plan {
     /// The streams that `session` has to ask its source for now. `held` is how far a stream was received here; `wanted`
     /// says whether it is to be pulled at all (the own stream is only after a loss).
     ///
-    /// A stream goes to the first source that has more than is held here, and moves to its origin when that has more;
+    /// A stream goes to the first source that has more than is held here and still has what comes next, and moves to its origin when that has more;
     /// it leaves a source that has had nothing more for a while when another has. A session that asked for a stream which it does not
     /// [pull](Self::pulls) any more cancels it.
     pub fn to_ask(
@@ -84,7 +95,8 @@ impl Plan {
         let mut asked = Vec::new();
         for (stream, durable) in &source.durable {
             let refused = source.refused_until_ms.get(stream).is_some_and(|until| now_ms < *until);
-            if refused || !wanted(*stream) || *durable <= held(*stream) {
+            let gone = source.first.get(stream).is_some_and(|first| *first > held(*stream).next());
+            if refused || gone || !wanted(*stream) || *durable <= held(*stream) {
                 continue;
             }
             let take = match self.pulls.get(stream) {

@@ -71,3 +71,18 @@ fn streams_that_are_not_wanted_any_more_are_cancelled() {
     assert_eq!(plan.to_ask(FROM_A, 0, |_| Lsn(0), |_| false), []);
     assert_eq!(plan.puller(A), None);
 }
+
+/// What retention has removed at the origin comes from whoever still has it, and the origin does not take the stream away.
+#[test]
+fn a_source_that_no_longer_has_what_comes_next_is_not_asked() {
+    let mut plan = plan();
+    for session in [FROM_A, FROM_C] {
+        plan.offered(session, A, Lsn(9));
+    }
+    plan.keeps_from(FROM_A, A, Lsn(5));
+    assert_eq!(to_ask(&mut plan, FROM_A, 3), []);
+    assert_eq!(to_ask(&mut plan, FROM_C, 3), [A]);
+    assert_eq!(plan.to_ask(FROM_A, 60_000, |_| Lsn(3), |_| true), []);
+    assert!(plan.pulls(FROM_C, A));
+    assert_eq!(to_ask(&mut plan, FROM_A, 4), [A], "it has what follows 4");
+}

@@ -1,230 +1,25 @@
-//! What the control process handed over, and the service through which it does. There is no other way to make this
-//! site accept appends.
+//! The service through which the control process governs this site. There is no other way to make it accept appends.
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
-use cfs_model::{Epoch, Incarnation, SiteId, StreamId};
-use cfs_rpc::private_file;
+use cfs_model::{Level, Lsn, StreamId};
 use cfs_rpc::v1;
-use cfs_shipper_core::history::{Contradiction, History, Verdict};
-use serde::{Deserialize, Serialize};
-use tonic::{Request, Response, Status};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
+use crate::audit;
+use crate::governed::Error;
 use crate::node::Node;
+use crate::path::commit::Work;
+use crate::report::{Attended, report, waited_for};
+use crate::{contested, rebuild, restate, status};
 
-/// What survives a restart, because invariants 1, 3 and 6 ask for it. The lease never does.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Kept {
-    /// Nothing of an older epoch is acknowledged; also the highest epoch seen.
-    floor: Epoch,
-    history: History,
-    /// The incarnation allotted last, and whether entries of it may exist.
-    incarnation: Option<Incarnation>,
-    opened: bool,
-}
-
-/// What holds until the next directive or the end of the process.
-#[derive(Debug, Clone, Default)]
-struct Directed {
-    epoch: Epoch,
-    primary: bool,
-    primary_site: String,
-    primary_address: String,
-    lease_deadline_ns: u64,
-}
-
-/// Why the own stream does not accept.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Waiting {
-    pub(crate) for_what: String,
-    pub(crate) needs_incarnation: bool,
-}
-
-/// The governed state of this site.
-#[derive(Debug)]
-pub(crate) struct Governed {
-    directory: PathBuf,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    kept: Kept,
-    directed: Directed,
-    waiting: Waiting,
-}
-
-const FILE: &str = "governed.json";
-
-/// Why the governed state is not what was asked.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
-    #[error(
-        "{path} does not read ({why}); it holds the highest epoch that this site has seen: restore the file from a \
-         backup of the same day, or move the site's state away and enrol it again"
-    )]
-    Damaged { path: PathBuf, why: String },
-    #[error("the directive is refused: {0}")]
-    Refused(String),
-    #[error("the directive is refused: {0}")]
-    Contradiction(#[from] Contradiction),
-}
-
-impl Governed {
-    /// Reads what was kept in `directory`. Blocks.
-    pub(crate) fn load(directory: &Path) -> Result<Self, Error> {
-        let path = directory.join(FILE);
-        let io = |source| Error::Io { path: path.clone(), source };
-        private_file::create_directory(directory).map_err(io)?;
-        let kept = match std::fs::read(&path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Kept::default(),
-            Err(e) => return Err(io(e)),
-        };
-        let state = State { kept, ..State::default() };
-        Ok(Self { directory: directory.to_owned(), state: Mutex::new(state) })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn keep(&self, kept: &Kept) -> Result<(), Error> {
-        let path = self.directory.join(FILE);
-        let bytes =
-            serde_json::to_vec_pretty(kept).map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?;
-        private_file::replace(&self.directory, FILE, &bytes).map_err(|source| Error::Io { path, source })
-    }
-
-    /// Takes a directive. What must survive is on disk when this returns. Blocks.
-    fn take(&self, directive: &v1::Directive) -> Result<(), Error> {
-        let mut state = self.lock();
-        let mut kept = state.kept.clone();
-        let epoch = Epoch(directive.epoch);
-        if directive.primary && epoch < kept.floor {
-            return Err(Error::Refused(format!(
-                "epoch {epoch} is older than {}, the highest that this site has seen; ask the current primary's site",
-                kept.floor
-            )));
-        }
-        kept.floor = kept.floor.max(Epoch(directive.floor)).max(epoch);
-        kept.history.merge(opened(&directive.opened)?)?;
-        let incarnation = Incarnation(directive.incarnation);
-        if incarnation.0 != 0 && Some(incarnation) != kept.incarnation {
-            if kept.incarnation.is_some_and(|last| incarnation < last) {
-                return Err(Error::Refused(format!("incarnation {incarnation} is older than the one allotted last")));
-            }
-            kept.incarnation = Some(incarnation);
-            kept.opened = false;
-        }
-        self.keep(&kept)?;
-        state.kept = kept;
-        state.directed = Directed {
-            epoch,
-            primary: directive.primary,
-            primary_site: directive.primary_site.clone(),
-            primary_address: directive.primary_address.clone(),
-            lease_deadline_ns: directive.lease_deadline_boot_ns,
-        };
-        Ok(())
-    }
-
-    /// Takes note of what another site knows: its floor and its history. Persisted before this returns, if anything
-    /// is new. Blocks.
-    pub(crate) fn learn(&self, floor: Epoch, history: &[v1::Opened]) -> Result<bool, Error> {
-        let mut state = self.lock();
-        let mut kept = state.kept.clone();
-        let news = kept.history.merge(opened(history)?)?;
-        if !news && floor <= kept.floor {
-            return Ok(false);
-        }
-        kept.floor = kept.floor.max(floor);
-        self.keep(&kept)?;
-        state.kept = kept;
-        Ok(true)
-    }
-
-    /// Marks that entries of the present incarnation may exist from now on. Blocks.
-    pub(crate) fn mark_opened(&self) -> Result<(), Error> {
-        let mut state = self.lock();
-        if !state.kept.opened {
-            let kept = Kept { opened: true, ..state.kept.clone() };
-            self.keep(&kept)?;
-            state.kept = kept;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn floor(&self) -> Epoch {
-        self.lock().kept.floor
-    }
-
-    pub(crate) fn history(&self) -> History {
-        self.lock().kept.history.clone()
-    }
-
-    /// The epoch in which this site may append at boot time `now_ns`: it was told so, the lease runs, and nobody showed
-    /// it a newer epoch.
-    pub(crate) fn may_append(&self, now_ns: u64) -> Option<Epoch> {
-        let state = self.lock();
-        let may = state.directed.primary
-            && now_ns < state.directed.lease_deadline_ns
-            && state.kept.floor <= state.directed.epoch;
-        may.then_some(state.directed.epoch)
-    }
-
-    /// End of the lease on the boot clock; all ones: none.
-    pub(crate) fn lease_deadline_ns(&self) -> u64 {
-        self.lock().directed.lease_deadline_ns
-    }
-
-    /// (site, producer address, epoch) of the primary that this site knows; an empty name if none.
-    pub(crate) fn primary(&self) -> (String, String, Epoch) {
-        let state = self.lock();
-        (state.directed.primary_site.clone(), state.directed.primary_address.clone(), state.directed.epoch)
-    }
-
-    /// Whether this site was told to be primary, whatever else is missing.
-    pub(crate) fn is_told_primary(&self) -> bool {
-        self.lock().directed.primary
-    }
-
-    /// (incarnation allotted last, whether entries of it may exist).
-    pub(crate) fn incarnation(&self) -> (Option<Incarnation>, bool) {
-        let state = self.lock();
-        (state.kept.incarnation, state.kept.opened)
-    }
-
-    pub(crate) fn waiting(&self) -> Waiting {
-        self.lock().waiting.clone()
-    }
-
-    /// Sets what the own stream waits for; returns whether that is news.
-    pub(crate) fn set_waiting(&self, waiting: Waiting) -> bool {
-        let mut state = self.lock();
-        let news = state.waiting != waiting;
-        state.waiting = waiting;
-        news
-    }
-}
-
-fn opened(wire: &[v1::Opened]) -> Result<Vec<(Epoch, SiteId)>, Error> {
-    let site = |o: &v1::Opened| u8::try_from(o.site).ok().filter(|site| *site != 0);
-    let read = |o: &v1::Opened| Some((Epoch(o.epoch), SiteId(site(o)?)));
-    wire.iter().map(|o| read(o).ok_or_else(|| Error::Refused(format!("site number {} cannot be", o.site)))).collect()
-}
-
-/// The history as a message.
-pub(crate) fn opened_to_wire(history: &History) -> Vec<v1::Opened> {
-    history.iter().map(|(epoch, site)| v1::Opened { epoch: epoch.0, site: u32::from(site.0) }).collect()
-}
+/// Reports are at most so far apart.
+const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+/// Reports that wait for a control process that does not read.
+const REPORTS: usize = 4;
 
 /// The stream that this site appends to.
 pub(crate) fn own_stream(node: &Node) -> Option<StreamId> {
@@ -233,54 +28,184 @@ pub(crate) fn own_stream(node: &Node) -> Option<StreamId> {
 }
 
 /// Serves the control process on the local socket.
-pub(crate) struct Service(pub(crate) Arc<Node>);
+pub(crate) struct Service {
+    pub(crate) node: Arc<Node>,
+    pub(crate) queue: mpsc::UnboundedSender<Work>,
+}
 
 #[tonic::async_trait]
 impl v1::governor_server::Governor for Service {
-    async fn govern(&self, request: Request<v1::Directive>) -> Result<Response<v1::GovernorState>, Status> {
-        let directive = request.into_inner();
-        if directive.primary
-            && self.0.governed.history().verdict(Epoch(directive.epoch), self.0.id()) == Verdict::Unknown
-            && !directive.opened.iter().any(|o| o.epoch == directive.epoch && o.site == u32::from(self.0.id().0))
-        {
-            return Err(Status::failed_precondition(format!(
-                "epoch {} was not opened for {}: the directive's history must say so",
-                Epoch(directive.epoch),
-                self.0.site()
-            )));
+    type AttendStream = ReceiverStream<Result<v1::ShipperReport, Status>>;
+
+    async fn attend(&self, request: Request<Streaming<v1::Directive>>) -> Result<Response<Self::AttendStream>, Status> {
+        let (out, reports) = mpsc::channel(REPORTS);
+        let node = self.node.clone();
+        let session = node.governed.attended();
+        node.signals.role.bump();
+        tokio::spawn(async move {
+            tracing::info!(session, "a control process attends");
+            let end = attend(&node, session, request.into_inner(), &out).await;
+            tracing::info!(
+                session,
+                why = end.message(),
+                "a control process is gone; its last directive stays in force"
+            );
+            // It may be gone already.
+            let _ = out.send(Err(end)).await;
+        });
+        Ok(Response::new(ReceiverStream::new(reports)))
+    }
+
+    async fn restate(&self, request: Request<v1::RestateRequest>) -> Result<Response<v1::RestateReply>, Status> {
+        let request = request.into_inner();
+        let after = request.after.ok_or_else(|| Status::invalid_argument("no position"))?;
+        let stream = after.stream().ok_or_else(|| Status::invalid_argument("the position is not one"))?;
+        let said = restate::run(&self.node, &self.queue, stream, after.lsn(), Lsn(request.through)).await;
+        let entries = said.map_err(Status::failed_precondition)?;
+        tracing::info!(%stream, entries, "entries of this site were journalled again");
+        Ok(Response::new(v1::RestateReply { entries }))
+    }
+
+    async fn contested(&self, request: Request<v1::ContestedRequest>) -> Result<Response<v1::ContestedReply>, Status> {
+        Ok(Response::new(contested::answer(&self.node, request.into_inner()).await?))
+    }
+
+    async fn rebuild(&self, request: Request<v1::RebuildRequest>) -> Result<Response<v1::RebuildReply>, Status> {
+        Ok(Response::new(rebuild::order(&self.node, request.into_inner()).await))
+    }
+
+    async fn vouch(&self, request: Request<v1::VouchRequest>) -> Result<Response<v1::VouchReply>, Status> {
+        status::vouched(&self.node, &request.into_inner().sites);
+        Ok(Response::new(v1::VouchReply {}))
+    }
+
+    async fn record_decisions(&self, request: Request<v1::Decisions>) -> Result<Response<v1::DecisionsReply>, Status> {
+        let decisions = request.into_inner().decisions;
+        if decisions.len() > audit::MAX_DECISIONS {
+            return Err(Status::invalid_argument(format!("more than {} decisions", audit::MAX_DECISIONS)));
         }
-        let node = self.0.clone();
-        let taken = tokio::task::spawn_blocking(move || node.governed.take(&directive)).await;
-        taken.map_err(|e| Status::internal(e.to_string()))?.map_err(|e| {
-            tracing::warn!(error = %e, "directive refused");
-            Status::failed_precondition(e.to_string())
-        })?;
-        let (primary, _, epoch) = self.0.governed.primary();
-        tracing::info!(%epoch, %primary, floor = %self.0.governed.floor(), "directive taken");
-        self.0.signals.role.bump();
-        Ok(Response::new(state(&self.0)))
-    }
-
-    async fn state(&self, _: Request<v1::GovernorStateRequest>) -> Result<Response<v1::GovernorState>, Status> {
-        Ok(Response::new(state(&self.0)))
+        let node = self.node.clone();
+        let recorded = tokio::task::spawn_blocking(move || audit::record_decisions(&node, decisions)).await;
+        let recorded = recorded.map_err(|error| Status::internal(error.to_string()))?;
+        let recorded = recorded.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(v1::DecisionsReply { recorded }))
     }
 }
 
-fn state(node: &Node) -> v1::GovernorState {
-    let (_, _, epoch) = node.governed.primary();
-    let waiting = node.governed.waiting();
-    v1::GovernorState {
-        epoch: epoch.0,
-        primary: node.governed.is_told_primary(),
-        floor: node.governed.floor().0,
-        incarnation: node.governed.incarnation().0.unwrap_or_default().0,
-        accepting: node.admission().accepting().is_some(),
-        needs_incarnation: waiting.needs_incarnation,
-        needs_incarnation_why: if waiting.needs_incarnation { waiting.for_what.clone() } else { String::new() },
-        waiting_for: waiting.for_what,
+/// One session: directives come, reports go, until either ends or a later session begins.
+async fn attend(
+    node: &Arc<Node>,
+    session: u64,
+    mut directives: Streaming<v1::Directive>,
+    out: &mpsc::Sender<Result<v1::ShipperReport, Status>>,
+) -> Status {
+    let mut role = node.signals.role.subscribe();
+    let mut durable = node.signals.durable.subscribe();
+    let mut applied = node.signals.applied.subscribe();
+    let mut peers = node.signals.peers.subscribe();
+    let mut tick = tokio::time::interval(REPORT_INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut attended = Attended::default();
+    let mut told = None;
+    let mut moving = true;
+    loop {
+        let confirming = node.is_confirming();
+        let at_once = tokio::select! {
+            directive = directives.message() => match directive {
+                Ok(Some(directive)) => {
+                    if let Err(end) = answer(node, session, directive, &mut attended).await {
+                        return end;
+                    }
+                    true
+                }
+                Ok(None) => return Status::ok("it closed the session"),
+                Err(status) => return status,
+            },
+            _ = tick.tick() => true,
+            () = role.changed() => false,
+            () = durable.changed(), if moving => false,
+            () = applied.changed(), if moving => false,
+            () = peers.changed(), if confirming => false,
+            () = out.closed() => return Status::cancelled("it is gone"),
+        };
+        if !node.governed.is_attended_by(session) {
+            return Status::aborted(Error::Superseded.to_string());
+        }
+        // What a leader waits for is told at once; everything else several times a second. Asked before the report is
+        // made: what comes true after it is listened for.
+        let was_moving = std::mem::replace(&mut moving, is_moving(node));
+        let report = report(node, &attended);
+        let news = waited_for(&report, moving || was_moving);
+        if at_once || told.as_ref() != Some(&news) {
+            told = Some(news);
+            if out.send(Ok(report)).await.is_err() {
+                return Status::cancelled("it is gone");
+            }
+            tick.reset();
+        }
     }
 }
 
-#[cfg(test)]
-#[path = "governor_tests.rs"]
-mod tests;
+/// Whether a leader waits for this site's cursors.
+fn is_moving(node: &Node) -> bool {
+    node.governed.is_sealed() || node.governed.draining().is_some() || !node.is_caught_up()
+}
+
+/// Takes one directive of a session and notes what the next report says of it.
+async fn answer(
+    node: &Arc<Node>,
+    session: u64,
+    directive: v1::Directive,
+    attended: &mut Attended,
+) -> Result<(), Status> {
+    let number = directive.number;
+    match take(node, session, directive).await {
+        Ok(()) => *attended = Attended { taken: number, refused: String::new() },
+        Err(end @ Error::Superseded) => return Err(Status::aborted(end.to_string())),
+        Err(error) => attended.refused = error.to_string(),
+    }
+    Ok(())
+}
+
+/// Takes a directive; what must survive is on disk on return.
+async fn take(node: &Arc<Node>, session: u64, directive: v1::Directive) -> Result<(), Error> {
+    let acts_as = node.config.cluster.level;
+    acts_as.reaches(Level::told(directive.level), "this shipper").map_err(Error::Refused)?;
+    let before = node.governed.directed();
+    let taker = node.clone();
+    let taken = tokio::task::spawn_blocking(move || {
+        let taken = taker.governed.take(taker.id(), Some(session), &directive)?;
+        // A site that is not enrolled yet hears nothing of the cluster's settings.
+        if !directive.sites.is_empty()
+            && let Err(error) = taker.settings.take(&directive.settings)
+        {
+            taker.metrics.error("settings");
+            tracing::warn!(%error, "the cluster's settings are in force and cannot be remembered for the next start");
+        }
+        Ok(taken)
+    });
+    let taken = taken.await;
+    let taken = taken.unwrap_or_else(|error| Err(Error::Refused(error.to_string())));
+    let after = node.governed.directed();
+    match &taken {
+        // A lease that is renewed wakes nobody, unless somebody waits for one.
+        Ok(persisted) if *persisted || !after.differs_by_lease_only(&before) => {
+            let (primary, _, epoch) = node.governed.primary();
+            tracing::info!(%epoch, %primary, floor = %node.governed.floor(), drain = after.drain_op, "directive taken");
+            node.signals.role.bump();
+        }
+        Ok(_) if after.primary => {
+            let left_ms = after.lease_deadline_ns.saturating_sub(node.boot_ns()) / 1_000_000;
+            tracing::debug!(epoch = %after.epoch, left_ms, "the lease is renewed");
+            if node.admission().accepting().is_none() {
+                node.signals.role.bump();
+            }
+        }
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(%error, "directive refused");
+            node.signals.role.bump();
+        }
+    }
+    taken.map(|_| ())
+}

@@ -1,20 +1,22 @@
 //! What the operator's command line asks, over the local socket.
 
-mod consistency;
+mod audit;
+pub(crate) mod consistency;
 mod list;
-mod lookup;
+pub(crate) mod lookup;
 mod node_view;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use cfs_rpc::v1;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::node::Node;
-use crate::{dial, metrics, status};
+use crate::path::commit::Work;
+use crate::{bootstrap, dial, metrics, resync, retention, status};
 
 /// A site that does not answer within this is listed as unreachable.
 const PEER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,7 +25,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Serves the command line.
 #[derive(Clone)]
-pub(crate) struct Service(pub(crate) Arc<Node>);
+pub(crate) struct Service(pub(crate) Arc<Node>, pub(crate) UnboundedSender<Work>);
 
 type Replies<T> = ReceiverStream<Result<T, Status>>;
 
@@ -32,6 +34,8 @@ impl v1::inspect_server::Inspect for Service {
     type WatchStatusStream = Replies<v1::StatusReply>;
     type ListStream = Replies<v1::ListReply>;
     type ReadDirectoryStream = Replies<v1::ListReply>;
+    type ResyncStream = Replies<v1::ResyncProgress>;
+    type ReadAuditStream = Replies<v1::AuditLines>;
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let mut reply = status::local(&self.0);
@@ -81,9 +85,11 @@ impl v1::inspect_server::Inspect for Service {
     }
 
     async fn lookup(&self, request: Request<v1::LookupRequest>) -> Result<Response<v1::LookupReply>, Status> {
-        let store = self.0.store.clone();
-        let inode = request.into_inner().inode;
-        Ok(Response::new(blocking(move || lookup::lookup(&*store, inode)).await?))
+        let v1::LookupRequest { inode, all_sites } = request.into_inner();
+        if all_sites {
+            return Ok(Response::new(lookup::everywhere(&self.0, inode).await?));
+        }
+        Ok(Response::new(lookup::here(&self.0, inode).await?))
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
@@ -102,17 +108,66 @@ impl v1::inspect_server::Inspect for Service {
         Ok(streamed(move |out| list::directory(&*store, request.inode, &request.names, out)))
     }
 
+    async fn bootstrap(&self, _: Request<v1::BootstrapRequest>) -> Result<Response<v1::BootstrapReply>, Status> {
+        Ok(Response::new(bootstrap::reply(&self.0)))
+    }
+
+    async fn resync(&self, request: Request<v1::ResyncRequest>) -> Result<Response<Self::ResyncStream>, Status> {
+        let (out, replies) = mpsc::channel(16);
+        let node = self.0.clone();
+        // It goes on when the caller hangs up: a repair that has begun is brought to its end.
+        tokio::spawn(async move {
+            if let Err(status) = resync::resync(&node, &request.into_inner(), &out).await {
+                let _ = out.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(replies)))
+    }
+
     async fn check_consistency(
         &self,
         request: Request<v1::ConsistencyRequest>,
     ) -> Result<Response<v1::ConsistencyReply>, Status> {
         Ok(Response::new(consistency::check(&self.0, &request.into_inner()).await?))
     }
+
+    async fn read_audit(
+        &self,
+        request: Request<v1::ReadAuditRequest>,
+    ) -> Result<Response<Self::ReadAuditStream>, Status> {
+        audit::read(&self.0, &request.into_inner())
+    }
+
+    async fn verify_audit(&self, _: Request<v1::VerifyAuditRequest>) -> Result<Response<v1::VerifyAuditReply>, Status> {
+        Ok(Response::new(audit::verify(&self.0).await?))
+    }
+
+    async fn restore_audit(
+        &self,
+        request: Request<v1::RestoreAuditRequest>,
+    ) -> Result<Response<v1::RestoreAuditReply>, Status> {
+        Ok(Response::new(crate::audit::restore(&self.0, &self.1, request.into_inner()).await?))
+    }
+
+    async fn prune_audit(&self, _: Request<v1::PruneAuditRequest>) -> Result<Response<v1::PruneAuditReply>, Status> {
+        Ok(Response::new(audit::prune(&self.0).await?))
+    }
+
+    async fn journal(&self, _: Request<v1::JournalRequest>) -> Result<Response<v1::JournalReply>, Status> {
+        Ok(Response::new(retention::report::reply(&self.0)))
+    }
+
+    async fn gc(&self, request: Request<v1::GcRequest>) -> Result<Response<v1::GcReply>, Status> {
+        let (node, aggressive) = (self.0.clone(), request.into_inner().aggressive);
+        let failed = |error: cfs_journal::remove::Error| Status::internal(error.to_string());
+        Ok(Response::new(blocking(move || retention::gc(&node, aggressive).map_err(failed)).await?))
+    }
 }
 
 /// Asks every other site for its status, all at the same time.
 async fn add_others(node: &Arc<Node>, reply: &mut v1::StatusReply) {
-    let asked = node.config.peers.iter().map(|peer| async move {
+    let peers = node.data_peers();
+    let asked = peers.iter().map(|peer| async move {
         let answer = tokio::time::timeout(PEER_TIMEOUT, async {
             let channel = dial::peer(node, peer).await?;
             let mut client = v1::peer_client::PeerClient::new(channel);

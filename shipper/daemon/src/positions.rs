@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cfs_model::{Lsn, StreamId, Vector};
+use cfs_model::{Lsn, SiteId, StreamId, Vector};
 use cfs_shipper_core::cursor::Cursor;
 use cfs_shipper_core::lag::Timeline;
 
@@ -13,6 +13,8 @@ pub(crate) struct Position {
     pub(crate) cursor: Cursor,
     /// What is known to exist of the stream, here or elsewhere, and since when.
     pub(crate) known: Timeline,
+    /// How far each other site that spoke of the stream says that it holds it.
+    claims: BTreeMap<SiteId, Lsn>,
     /// Vectors of durable batches that are not durably covered yet, with the batch's first LSN.
     uncovered: VecDeque<(Lsn, Vector)>,
     /// Why it does not move, if it should and does not.
@@ -26,6 +28,14 @@ impl Position {
             Some((first, _)) => Lsn(first.0 - 1),
             None => self.cursor.durable(),
         }
+    }
+
+    /// The stream reaches as far as this site holds it, or another says that it does.
+    fn reckon(&mut self, now_ms: u64) {
+        let claimed = self.claims.values().copied().max().unwrap_or_default();
+        let end = claimed.max(self.cursor.durable());
+        self.known.retreat(end);
+        self.known.advance(end, now_ms);
     }
 }
 
@@ -44,6 +54,7 @@ impl Positions {
         let position = Position {
             cursor: Cursor::restored(applied, durable),
             known: Timeline::new(durable),
+            claims: BTreeMap::new(),
             uncovered: VecDeque::new(),
             stuck: None,
         };
@@ -62,7 +73,7 @@ impl Positions {
         let position = table.entry(stream).or_insert_with(fresh);
         position.cursor.receive(durable);
         position.cursor.persist(durable);
-        position.known.advance(durable, now_ms);
+        position.reckon(now_ms);
         position.uncovered.extend(vectors);
         cover(&mut table);
     }
@@ -76,9 +87,28 @@ impl Positions {
         }
     }
 
-    /// Somebody holds `stream` up to `end`.
-    pub(crate) fn heard_of(&self, stream: StreamId, end: Lsn, now_ms: u64) {
-        self.lock().entry(stream).or_insert_with(fresh).known.advance(end, now_ms);
+    /// `site` sent `stream` up to `end`.
+    pub(crate) fn sent_by(&self, site: SiteId, stream: StreamId, end: Lsn, now_ms: u64) {
+        let mut table = self.lock();
+        let position = table.entry(stream).or_insert_with(fresh);
+        let claim = position.claims.entry(site).or_default();
+        *claim = end.max(*claim);
+        position.reckon(now_ms);
+    }
+
+    /// `site` says how far it holds each stream, and it holds no other. What it claimed before and does not claim any more is
+    /// not waited for, unless another site holds it: it may have been rebuilt, or was wrong.
+    pub(crate) fn claimed(&self, site: SiteId, ends: &BTreeMap<StreamId, Lsn>, now_ms: u64) {
+        let mut table = self.lock();
+        for (stream, end) in ends {
+            table.entry(*stream).or_insert_with(fresh).claims.insert(site, *end);
+        }
+        table.retain(|stream, position| {
+            let withdrawn = !ends.contains_key(stream) && position.claims.remove(&site).is_some();
+            position.reckon(now_ms);
+            let nowhere = position.claims.is_empty() && position.cursor == Cursor::default();
+            !(withdrawn && nowhere)
+        });
     }
 
     /// Notes why a stream does not move; returns whether that is news.
@@ -113,7 +143,13 @@ impl Positions {
 }
 
 fn fresh() -> Position {
-    Position { cursor: Cursor::default(), known: Timeline::new(Lsn::ZERO), uncovered: VecDeque::new(), stuck: None }
+    Position {
+        cursor: Cursor::default(),
+        known: Timeline::new(Lsn::ZERO),
+        claims: BTreeMap::new(),
+        uncovered: VecDeque::new(),
+        stuck: None,
+    }
 }
 
 /// Drops vectors that are durably covered by now, until nothing more changes: covering one may cover another.
@@ -171,11 +207,28 @@ mod tests {
     #[test]
     fn lag_is_zero_when_all_that_is_known_is_applied() {
         let positions = Positions::default();
-        positions.heard_of(stream(1), Lsn(5), 100);
+        positions.claimed(SiteId(2), &[(stream(1), Lsn(5))].into(), 100);
         assert_eq!(positions.lag_ms(350), 250);
         positions.persisted(stream(1), Lsn(5), [], 400);
         assert_eq!(positions.lag_ms(450), 350);
         positions.applied(stream(1), Lsn(5));
         assert_eq!(positions.lag_ms(900), 0);
+    }
+
+    #[test]
+    fn what_its_claimant_claims_no_more_is_not_waited_for() {
+        let positions = Positions::default();
+        let known = |of: u8| positions.lock().get(&stream(of)).map(|position| position.known.end().0);
+        positions.persisted(stream(1), Lsn(5), [], 0);
+        positions.applied(stream(1), Lsn(5));
+        positions.claimed(SiteId(2), &[(stream(1), Lsn(900)), (stream(9), Lsn(7))].into(), 100);
+        positions.claimed(SiteId(3), &[(stream(1), Lsn(6))].into(), 200);
+        assert_eq!((known(1), known(9), positions.lag_ms(300)), (Some(900), Some(7), 200));
+        positions.claimed(SiteId(2), &[(stream(1), Lsn(4))].into(), 300);
+        assert_eq!((known(1), known(9)), (Some(6), None), "the third site's claim stands");
+        positions.claimed(SiteId(3), &BTreeMap::new(), 400);
+        assert_eq!((known(1), positions.lag_ms(500)), (Some(5), 0), "what is held here stays");
+        positions.sent_by(SiteId(2), stream(1), Lsn(8), 500);
+        assert_eq!((known(1), positions.lag_ms(600)), (Some(8), 100));
     }
 }

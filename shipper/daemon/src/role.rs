@@ -12,6 +12,9 @@ use crate::node::Node;
 /// Who may append, as this site knows.
 pub(crate) fn state(node: &Node) -> RoleState {
     let (primary, address, epoch) = node.governed.primary();
+    let change = node.governed.change_under_way();
+    // While it changes, nobody is.
+    let (primary, address) = if change.is_some() { Default::default() } else { (primary, address) };
     let accepting = node.admission().accepting().is_some();
     RoleState {
         site: node.site().to_string(),
@@ -22,7 +25,7 @@ pub(crate) fn state(node: &Node) -> RoleState {
         waiting_for: if accepting && node.space.is_read_only() {
             node.space.why()
         } else {
-            node.governed.waiting().for_what
+            change.unwrap_or_else(|| node.governed.waiting().for_what)
         },
         lease_left_ns: lease_left_ns(node),
     }
@@ -30,10 +33,12 @@ pub(crate) fn state(node: &Node) -> RoleState {
 
 /// What is left of the lease now; all ones: it has no end.
 pub(crate) fn lease_left_ns(node: &Node) -> u64 {
-    match node.governed.lease_deadline_ns() {
-        u64::MAX => u64::MAX,
-        deadline => deadline.saturating_sub(node.boot_ns()),
-    }
+    left_ns(node.governed.lease_deadline_ns(), node.boot_ns())
+}
+
+/// What is left until `deadline_ns`; all ones: it has no end.
+pub(crate) const fn left_ns(deadline_ns: u64, now_ns: u64) -> u64 {
+    if deadline_ns == u64::MAX { u64::MAX } else { deadline_ns.saturating_sub(now_ns) }
 }
 
 /// The state now, and again whenever it changes.

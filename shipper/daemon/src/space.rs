@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use cfs_audit::{Event, Kind, Severity};
+
 use crate::node::Node;
 
 /// How often free space is read. At 500 MB/s no more than 10 MB arrive in between.
@@ -24,6 +26,8 @@ pub(crate) struct Space {
     directory: PathBuf,
     /// Space that is kept free of appends.
     reserve_bytes: u64,
+    /// The disk's size.
+    total_bytes: u64,
     free_bytes: AtomicU64,
     read_only: AtomicBool,
 }
@@ -35,19 +39,18 @@ impl Space {
     /// now, the file is given up, so that the start can recover and apply what is in the journal.
     pub(crate) fn new(directory: &Path, reserve_bytes: u64) -> io::Result<Self> {
         let stat = rustix::fs::statvfs(directory)?;
-        let reserve_bytes = reserve_bytes.min(stat.f_blocks * stat.f_frsize / LARGEST_SHARE);
+        let total_bytes = stat.f_blocks * stat.f_frsize;
+        let reserve_bytes = reserve_bytes.min(total_bytes / LARGEST_SHARE);
         let free = stat.f_bavail * stat.f_frsize;
         let space = Self {
             directory: directory.to_owned(),
             reserve_bytes,
+            total_bytes,
             free_bytes: AtomicU64::new(free),
             read_only: AtomicBool::new(free < reserve_bytes / 2),
         };
         if space.is_read_only() {
-            match std::fs::remove_file(space.file()) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
+            space.give_up_reserve()?;
         }
         space.refresh(0)?;
         Ok(space)
@@ -60,6 +63,20 @@ impl Space {
 
     pub(crate) fn free_bytes(&self) -> u64 {
         self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Size of the disk.
+    pub(crate) const fn total_bytes(&self) -> u64 {
+        self.total_bytes
+    }
+
+    /// Removes the reserve's file, so that there is room for what frees more. Returns whether it was there. Blocks.
+    pub(crate) fn give_up_reserve(&self) -> io::Result<bool> {
+        match std::fs::remove_file(self.file()) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// What an operator is told.
@@ -113,8 +130,11 @@ pub(crate) async fn watch(node: Arc<Node>) {
             Ok(Ok(true)) => {
                 if node.space.is_read_only() {
                     node.metrics.error("disk_full");
+                    let text = format!("ERROR: read-only: {}", node.space.why());
+                    node.audit(Event::new(Kind::Disk, Severity::Error, text));
                     tracing::error!("read-only: {}", node.space.why());
                 } else {
+                    node.audit(Event::new(Kind::Disk, Severity::Info, "space is back, appends resume"));
                     tracing::info!(free_bytes = node.space.free_bytes(), "space is back, appends resume");
                 }
                 node.signals.role.bump();

@@ -1,13 +1,16 @@
 //! From a configuration to a running shipper, and back.
 
 use std::future::Future;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cfs_config::{Config, LogFormat};
-use cfs_journal::{Journal, RealFiles};
-use cfs_model::{StreamId, Vector};
+use cfs_audit::{Event, Kind, Severity};
+use cfs_config::Config;
+use cfs_journal::{Journal, RealFiles, read};
+use cfs_model::{Lsn, StreamId, Vector};
 use cfs_rpc::clock::RealClock;
 use cfs_rpc::identity::Role;
 use cfs_rpc::net::RealNet;
@@ -18,18 +21,22 @@ use cfs_rpc::v1::inspect_server::InspectServer;
 use cfs_rpc::v1::peer_server::PeerServer;
 use cfs_rpc::v1::producer_server::ProducerServer;
 use cfs_rpc::{http2, unix};
+use cfs_service::{Signal, Signals, certificates, manager, reload, usage};
 use cfs_shipper_core::caps::{MAX_APPEND_BYTES, MAX_FRAME_BYTES};
+use cfs_store::snapshot::MAX_CHUNK_BYTES;
 use cfs_store::{HeedStore, Store};
 use tokio::sync::mpsc;
 
-use crate::governor::{self, Governed};
+use crate::audit::{self, Audit};
+use crate::bootstrap::Bootstrap;
+use crate::governed::Governed;
+use crate::governor;
 use crate::node::{Node, Parts, World};
-use crate::path::{append, apply, commit, open, receive, replicate, ship};
+use crate::path::{append, apply, commit, follow, open, replicate, service};
+use crate::settings::{self, Settings};
 use crate::space::Space;
-use crate::{forget, inspect, space, usage, worker};
+use crate::{behind, bootstrap, forget, inspect, probe, rebuild, recent, reread, retention, space, worker};
 
-/// Certificates are looked at for changes so often.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// The store is synced so often, so that a power cut leaves little to apply again.
 const SYNC_INTERVAL: Duration = Duration::from_secs(30);
 /// An `Append` message may be larger than its entries by their tags.
@@ -41,73 +48,109 @@ const MAX_APPEND_MESSAGE_BYTES: usize = MAX_APPEND_BYTES + 64 * 1024;
 /// Whatever keeps it from starting: certificates, a damaged journal or store, an address in use. Nothing was changed on
 /// disk then, except that a torn tail of the journal may have been cut.
 pub fn main_with(config: Config) -> anyhow::Result<()> {
-    init_logging(&config);
+    cfs_service::logs::start(&config, &[]);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if config.replication.worker_threads > 0 {
-        runtime.worker_threads(config.replication.worker_threads);
+    let threads = settings::worker_threads(&config);
+    if threads > 0 {
+        runtime.worker_threads(threads);
     }
     let runtime = runtime.enable_all().build().context("the async runtime does not start")?;
     let outcome = runtime.block_on(run(config));
     // Blocking readers of long listings do not hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    outcome
+    match outcome? {
+        End::Stopped => Ok(()),
+        End::Again => Err(start_anew()),
+    }
 }
 
-fn init_logging(config: &Config) {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // A second initialisation, in a process that runs more than one shipper, keeps the first.
-    let _ = match config.log.format {
-        LogFormat::Text => builder.with_ansi(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
+/// Why a shipper ended in good order.
+enum End {
+    Stopped,
+    /// It is to start anew, under the same number, so that nobody has to start it.
+    Again,
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+/// Replaces this process by a new one of the same program. Returns only if that fails.
+fn start_anew() -> anyhow::Error {
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_else(|| "cfs-shipper".into());
+    let error = std::process::Command::new("/proc/self/exe").arg0(name).args(words).exec();
+    anyhow::Error::new(error).context("the shipper cannot start itself anew: start it, it goes on where it is")
+}
+
+async fn run(config: Config) -> anyhow::Result<End> {
+    let mut signals = Signals::take().context("signals cannot be taken over")?;
     let world = World { clock: Arc::new(RealClock), net: RealNet::shared() };
     let node = Arc::new(tokio::task::spawn_blocking(move || load(config, world)).await??);
+    let mut again = node.signals.again.subscribe();
     let (commits, commit_queue) = mpsc::unbounded_channel();
     let (received, received_queue) = replicate::queue();
     // Sockets first: an address in use must not leave a half-started shipper behind.
-    let servers = bind(&node, append::Service::new(node.clone(), commits.clone())).await?;
+    let servers = bind(&node, append::Service::new(node.clone(), commits.clone()), commits.clone()).await?;
+    worker::spawn("audit", audit::write(node.clone()))?;
     worker::spawn("group-commit", commit::group_commit(node.clone(), commit_queue))?;
     worker::spawn("replica-journal", replicate::persist(node.clone(), received_queue))?;
     worker::spawn("apply", apply::apply_all(node.clone()))?;
-    for site in node.config.peers.clone() {
-        tokio::spawn(receive::follow(node.clone(), site, received.clone()));
-    }
+    tokio::spawn(follow::follow_all(node.clone(), received.clone()));
     tokio::spawn(open::keep_role(node.clone()));
+    tokio::spawn(probe::keep_proving(node.clone(), commits.clone()));
+    tokio::spawn(audit::hand_out(node.clone()));
     tokio::spawn(forget::run(node.clone(), commits));
     tokio::spawn(space::watch(node.clone()));
-    tokio::spawn(usage::watch());
-    tokio::spawn(reload_certificates(node.clone()));
+    tokio::spawn(behind::watch(node.clone()));
+    tokio::spawn(bootstrap::run(node.clone(), received));
+    tokio::spawn(retention::run(node.clone()));
+    tokio::spawn(usage::watch(node.config.paths.state.clone()));
+    tokio::spawn(recent::watch(node.clone()));
+    let (tls, metrics) = (node.tls.clone(), node.clone());
+    tokio::spawn(certificates::follow(move || tls.reload(), move || metrics.metrics.error("certificate")));
     tokio::spawn(sync_store(node.clone()));
     tracing::info!(site = %node.site(), id = %node.id(), peer = node.config.listen.peer, "the shipper runs");
+    manager::ready("serves");
     tokio::select! {
-        outcome = servers => outcome.context("a server ended"),
-        signal = terminated() => {
-            tracing::info!(signal, "stopping");
+        outcome = servers => outcome.context("a server ended").map(|()| End::Stopped),
+        () = again.changed() => {
+            tracing::warn!("starting anew, to have the data of this site rebuilt");
+            manager::reloading();
+            // What it does not record is derived at the next start.
+            let _ = tokio::task::spawn_blocking(move || node.audit.close(&node)).await?;
+            Ok(End::Again)
+        }
+        signal = obey(&node, &mut signals) => {
+            tracing::info!(signal = signal.as_str(), "stopping");
+            manager::stopping("syncs its store");
             let store = node.store.clone();
             tokio::task::spawn_blocking(move || store.sync()).await?.context("the store cannot be synced")?;
-            Ok(())
+            let _ = tokio::task::spawn_blocking(move || node.audit.close(&node)).await?;
+            Ok(End::Stopped)
         }
     }
 }
 
-async fn terminated() -> &'static str {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut term), Ok(mut int)) => tokio::select! {
-            _ = term.recv() => "SIGTERM",
-            _ = int.recv() => "SIGINT",
-        },
-        _ => std::future::pending().await,
+/// Does what signals ask, until one asks for the end.
+async fn obey(node: &Arc<Node>, signals: &mut Signals) -> Signal {
+    let mut reloads = 0;
+    loop {
+        let signal = signals.next().await;
+        if signal != Signal::Reload {
+            return signal;
+        }
+        reloads += 1;
+        let of_thread = node.clone();
+        let work = move || {
+            let take = |now| reread::take(&of_thread, now);
+            reload::run(&of_thread.config, "shipper", reloads, take, || Ok(of_thread.tls.reload()?));
+        };
+        reload::again(work).await;
     }
 }
 
 /// Opens certificates, journal and store. Blocks.
 fn load(config: Config, world: World) -> anyhow::Result<Node> {
+    if config.site.witness {
+        anyhow::bail!("{} is a witness (site.kind): it has no shipper, start cfs-control alone", config.site.name);
+    }
     let tls = SharedTls::load(config.tls_dir(), Role::Shipper, world.clock.clone())?;
     let names = (tls.identity().site, tls.identity().cluster);
     if names != (config.site.name.clone(), config.cluster.id) {
@@ -122,15 +165,31 @@ fn load(config: Config, world: World) -> anyhow::Result<Node> {
             config.cluster.id
         );
     }
-    for directory in [&config.paths.state, &config.journal_dir().to_owned(), &config.meta_dir().to_owned()] {
-        cfs_rpc::private_file::create_directory(directory).with_context(|| format!("{}", directory.display()))?;
-    }
+    let create = |directory: &Path| {
+        cfs_rpc::private_file::create_directory(directory).with_context(|| format!("{}", directory.display()))
+    };
+    create(&config.paths.state)?;
     let space = Space::new(&config.paths.state, config.disk.reserve_bytes)
         .with_context(|| format!("the space of {} cannot be read", config.paths.state.display()))?;
-    let governed = Governed::load(&config.paths.state.join("shipper"))?;
+    let directory = config.paths.state.join("shipper");
+    let governed = Governed::load(&directory)?;
+    let now_ms = world.clock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let order = rebuild::at_start(&config, &governed, now_ms)?;
+    create(config.journal_dir())?;
+    create(config.meta_dir())?;
+    let settings = Settings::load(&config);
     let options = cfs_journal::Options { segment_bytes: config.journal.segment_bytes, ..Default::default() };
     let (journal, recovered) = Journal::open(Arc::new(RealFiles), config.journal_dir(), options)?;
+    let mut torn = Vec::new();
     for cut in recovered {
+        let text = format!(
+            "{} bytes were cut from the end of {} of stream {}: {}",
+            cut.cut_bytes,
+            cut.segment.display(),
+            cut.stream,
+            cut.what
+        );
+        torn.push((Severity::Warning, text));
         tracing::warn!(
             stream = %cut.stream,
             segment = %cut.segment.display(),
@@ -145,14 +204,28 @@ fn load(config: Config, world: World) -> anyhow::Result<Node> {
         path: config.meta_dir().to_owned(),
         map_bytes: config.store.map_bytes,
     })?);
-    let node = Node::new(Parts { config, world, tls: Arc::new(tls), journal, store, governed, space });
+    let installing = store.install_progress()?.is_some();
+    let held = |stream| journal.position(stream).is_some_and(|position| position.durable > Lsn::ZERO);
+    let holds = !store.position().applied.is_empty() || journal.streams().into_iter().any(held);
+    let bootstrap = Bootstrap::load(&directory, holds, installing, now_ms)
+        .with_context(|| format!("bootstrap.json in {} is not usable", directory.display()))?;
+    bootstrap.rebuilds(order);
+    let audit = Audit::new(config.audit_dir().to_owned(), audit::open(&config, &settings)?);
+    let tls = Arc::new(tls);
+    let parts = Parts { config, world, tls, journal, store, governed, settings, space, audit, bootstrap };
+    let node = Node::new(parts);
+    for (severity, text) in torn {
+        node.audit(Event::new(Kind::Corruption, severity, text));
+    }
     restore(&node)?;
     Ok(node)
 }
 
 /// Takes up what is on disk before anything of it is reported (invariant 6).
 fn restore(node: &Node) -> anyhow::Result<()> {
-    let applied = node.store.position().applied;
+    let position = node.store.position();
+    node.saw_clock(position.highest_clock);
+    let applied = position.applied;
     for stream in node.journal.streams() {
         let Some(position) = node.journal.position(stream) else { continue };
         node.saw_clock(position.clock);
@@ -167,13 +240,17 @@ fn restore(node: &Node) -> anyhow::Result<()> {
 }
 
 /// The vectors of batches that are durable and not applied: what they name must be durable before they are reported.
-fn vectors_after(node: &Node, stream: StreamId, applied: &Vector) -> anyhow::Result<Vec<(cfs_model::Lsn, Vector)>> {
+fn vectors_after(node: &Node, stream: StreamId, applied: &Vector) -> anyhow::Result<Vec<(Lsn, Vector)>> {
     let durable = node.positions.cursor(stream).durable();
     let mut vectors = Vec::new();
     if applied.get(stream) >= durable {
         return Ok(vectors);
     }
-    let mut reader = node.journal.reader(stream, applied.get(stream))?;
+    let mut reader = match node.journal.reader(stream, applied.get(stream)) {
+        // The store was lost, or is from before a snapshot: what is held is reported, applying needs a snapshot.
+        Err(read::Error::Gone { first, .. }) => node.journal.reader(stream, Lsn(first.0 - 1))?,
+        other => other?,
+    };
     loop {
         let batches = reader.next(MAX_FRAME_BYTES)?;
         if batches.is_empty() {
@@ -187,6 +264,7 @@ fn vectors_after(node: &Node, stream: StreamId, applied: &Vector) -> anyhow::Res
 async fn bind(
     node: &Arc<Node>,
     producer: append::Service,
+    queue: mpsc::UnboundedSender<commit::Work>,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
     let listen = &node.config.listen;
     let socket = node.config.shipper_socket();
@@ -195,14 +273,16 @@ async fn bind(
     let producer_service = ProducerServer::new(producer).max_decoding_message_size(MAX_APPEND_MESSAGE_BYTES);
     let local = http2::server()
         .add_service(producer_service.clone())
-        .add_service(GovernorServer::new(governor::Service(node.clone())))
-        .add_service(InspectServer::new(inspect::Service(node.clone())))
+        .add_service(GovernorServer::new(governor::Service { node: node.clone(), queue: queue.clone() }))
+        .add_service(InspectServer::new(inspect::Service(node.clone(), queue)))
+        .add_service(cfs_service::debug::server())
         .serve_with_incoming(unix::incoming(local));
     let errors = node.clone();
     let admission = Admission::of([Role::Shipper]).on_refused(move |_| errors.metrics.error("refused_connection"));
-    let peer_service = PeerServer::new(ship::Service(node.clone()))
+    let peer_service = PeerServer::new(service::Service(node.clone()))
         .max_decoding_message_size(MAX_FRAME_BYTES)
-        .max_encoding_message_size(MAX_FRAME_BYTES);
+        // Parts of a copy are longer than frames if one row is.
+        .max_encoding_message_size(MAX_CHUNK_BYTES + 64 * 1024);
     let peers =
         http2::server().add_service(peer_service).serve_with_incoming(incoming(peers, (*node.tls).clone(), admission));
     let producers = match &listen.producer {
@@ -242,31 +322,12 @@ async fn optional<T>(server: Option<impl Future<Output = T>>) -> T {
     }
 }
 
-async fn reload_certificates(node: Arc<Node>) {
-    let mut known = String::new();
-    loop {
-        tokio::time::sleep(RELOAD_INTERVAL).await;
-        let tls = node.tls.clone();
-        match tokio::task::spawn_blocking(move || tls.reload()).await {
-            Ok(Ok(true)) => tracing::info!("new certificates are in use"),
-            Ok(Ok(false)) => known.clear(),
-            Ok(Err(error)) if error.to_string() != known => {
-                node.metrics.error("certificate");
-                tracing::error!(%error, "the certificates on disk are not usable; the ones in use stay");
-                known = error.to_string();
-            }
-            Ok(Err(_)) => {}
-            Err(_) => return,
-        }
-    }
-}
-
 async fn sync_store(node: Arc<Node>) {
     loop {
         tokio::time::sleep(SYNC_INTERVAL).await;
         let store = node.store.clone();
         match tokio::task::spawn_blocking(move || store.sync()).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(synced)) => node.retention.synced(synced, node.boot_ms()),
             Ok(Err(error)) => crate::fatal::fatal("the store cannot be synced", &error),
             Err(_) => return,
         }

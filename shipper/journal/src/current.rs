@@ -95,6 +95,11 @@ impl Current {
         Ok(())
     }
 
+    /// Length of the file.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.len.max(self.end)
+    }
+
     /// Makes durable what was written.
     pub(crate) fn sync(&self) -> Result<(), Error> {
         self.file.sync_data().map_err(fatal("sync", &self.path))

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use cfs_model::{Epoch, Lsn, StreamId, Vector};
+use cfs_model::{Lsn, StreamId, Vector};
 use cfs_shipper_core::batch::ChainHash;
 
 use crate::files::Files;
+use crate::front;
 use crate::open::{self, Recovered, io_error};
 use crate::prepare::Preparer;
 use crate::read::{self, Reader};
@@ -61,8 +62,10 @@ fn lock(files: &dyn Files, dir: &Path) -> Result<Box<dyn Send + Sync>, open::Err
 pub struct StreamUsage {
     /// The stream.
     pub stream: StreamId,
-    /// Bytes in segments, without zeros written ahead.
+    /// Bytes of its segments' files; zeros written ahead in the last one count.
     pub bytes: u64,
+    /// Of these, what records take.
+    pub data_bytes: u64,
     /// Zeros of a segment prepared ahead.
     pub prepared_bytes: u64,
     /// Segments.
@@ -86,7 +89,7 @@ pub struct Usage {
 
 pub(crate) struct Shared {
     pub(crate) files: Arc<dyn Files>,
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     pub(crate) options: Options,
     streams: RwLock<BTreeMap<StreamId, Arc<Stream>>>,
     // The order matters: the preparer's thread ends before the lock is given up.
@@ -176,7 +179,8 @@ impl Journal {
             let state = stream.state();
             let usage = StreamUsage {
                 stream: *id,
-                bytes: state.segments.iter().map(|s| s.bytes).sum(),
+                bytes: state.file_bytes(),
+                data_bytes: state.segments.iter().map(|s| s.bytes).sum(),
                 prepared_bytes: state.prepared.as_ref().map_or(0, |p| p.bytes),
                 segments: state.segments.len() as u64,
                 first: state.first_lsn(),
@@ -189,11 +193,11 @@ impl Journal {
         out
     }
 
-    fn stream(&self, stream: StreamId) -> Option<Arc<Stream>> {
+    pub(crate) fn stream(&self, stream: StreamId) -> Option<Arc<Stream>> {
         self.shared.streams.read().unwrap_or_else(PoisonError::into_inner).get(&stream).cloned()
     }
 
-    fn create(&self, id: StreamId) -> Result<Arc<Stream>, writer::Error> {
+    pub(crate) fn create(&self, id: StreamId) -> Result<Arc<Stream>, writer::Error> {
         let mut streams = self.shared.streams.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(stream) = streams.get(&id) {
             return Ok(stream.clone());
@@ -209,8 +213,8 @@ impl Journal {
             other => other.map_err(failed)?,
         }
         self.shared.files.sync_dir(&self.shared.dir).map_err(failed)?;
-        let start = Position { durable: Lsn::ZERO, chain: ChainHash::start(id), epoch: Epoch(0), clock: 0 };
-        let stream = Arc::new(Stream::new(id, dir, start, Vec::new(), self.shared.options.tail_cache_bytes));
+        let stream =
+            Arc::new(Stream::new(id, dir, front::origin(id), Vec::new(), self.shared.options.tail_cache_bytes));
         streams.insert(id, stream.clone());
         Ok(stream)
     }

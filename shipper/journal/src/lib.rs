@@ -6,6 +6,7 @@
 //! * [`Journal::open`] finds what was durable, cuts torn tails and refuses damage.
 //! * [`Writer::append`] checks batches, writes them, makes them durable with one sync, and publishes them.
 //! * [`Reader::next`] hands out durable batches and follows the writer.
+//! * [`Journal::remove_front`] removes what is no longer needed; [`Journal::begin_after`] goes on behind a gap.
 //! * [`dump`], [`verify`] and [`compare`] read a journal from outside, without changing it.
 
 pub mod compare;
@@ -13,11 +14,13 @@ mod current;
 mod damage;
 pub mod dump;
 mod files;
+mod front;
 mod journal;
 mod offline;
 pub mod open;
 mod prepare;
 pub mod read;
+pub mod remove;
 mod segment;
 mod stream;
 pub mod verify;
@@ -31,5 +34,6 @@ pub use files::{File, Files, RealFiles};
 pub use journal::{Journal, Options, StreamUsage, Usage};
 pub use open::Recovered;
 pub use read::Reader;
+pub use remove::{Removed, SegmentInfo};
 pub use stream::Position;
 pub use write::Writer;

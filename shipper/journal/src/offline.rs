@@ -9,8 +9,10 @@ use cfs_shipper_core::batch::Batch;
 
 use crate::damage::Damage;
 use crate::files::{File, Files};
+use crate::front;
 use crate::open::{self, Recovered};
 use crate::segment::{self, SegmentHeader};
+use crate::stream::Position;
 use crate::walk::{Found, Invalid, Walk};
 
 /// What comes next in a stream.
@@ -49,6 +51,11 @@ pub(crate) struct StreamWalk {
     /// First LSNs of the segments; more may appear while the walk goes on.
     segments: Vec<Lsn>,
     next_segment: usize,
+    begins_after: Position,
+    /// The same, until the walk has come to its first segment.
+    front: Option<Position>,
+    /// What is wrong with the file that says so.
+    broken_front: Option<String>,
     current: Option<Current>,
     bytes: u64,
 }
@@ -57,9 +64,47 @@ impl StreamWalk {
     /// Begins at the segment that holds `from`, or at the first one after it.
     pub(crate) fn start(files: Arc<dyn Files>, journal: &Path, stream: StreamId, from: Lsn) -> io::Result<Self> {
         let dir = journal.join(segment::dir_name(stream));
-        let (segments, _) = open::list(&*files, &dir)?;
-        let next_segment = segments.partition_point(|first| *first <= from).saturating_sub(1);
-        Ok(Self { files, dir, stream, segments, next_segment, current: None, bytes: 0 })
+        let mut out = Self {
+            files,
+            dir,
+            stream,
+            segments: Vec::new(),
+            next_segment: 0,
+            begins_after: front::origin(stream),
+            front: None,
+            broken_front: None,
+            current: None,
+            bytes: 0,
+        };
+        out.begin(from)?;
+        Ok(out)
+    }
+
+    /// Reads the directory, and goes to the segment that holds `from`, or to the first one after it. What is before the
+    /// stream's front is not looked at: it is being removed.
+    fn begin(&mut self, from: Lsn) -> io::Result<()> {
+        let mut read = front::read(&*self.files, &self.dir, self.stream)?;
+        let mut segments = loop {
+            let (segments, _) = open::list(&*self.files, &self.dir)?;
+            // Segments may have gone between the two.
+            let again = front::read(&*self.files, &self.dir, self.stream)?;
+            if std::mem::replace(&mut read, again.clone()) == again {
+                break segments;
+            }
+        };
+        let front = read.as_ref().ok().copied();
+        self.begins_after = front.unwrap_or_else(|| front::origin(self.stream));
+        self.broken_front = read.err();
+        segments.retain(|first| *first > self.begins_after.durable);
+        self.next_segment = segments.partition_point(|first| *first <= from).saturating_sub(1);
+        self.segments = segments;
+        self.front = front.filter(|_| self.next_segment == 0);
+        Ok(())
+    }
+
+    /// The position after which the stream begins on this disk.
+    pub(crate) const fn begins_after(&self) -> &Position {
+        &self.begins_after
     }
 
     /// First LSNs of the segments known so far.
@@ -79,6 +124,10 @@ impl StreamWalk {
     /// The next batch.
     pub(crate) fn next(&mut self) -> io::Result<Event> {
         loop {
+            if let Some(what) = self.broken_front.take() {
+                let lsn = self.segments.first().copied().unwrap_or(Lsn(1));
+                return Ok(Event::Damaged(Damage { segment: self.dir.join(front::NAME), offset: 0, lsn, what }));
+            }
             let found = match &mut self.current {
                 Some(current) => current.walk.next()?,
                 None => Found::End,
@@ -142,9 +191,21 @@ impl StreamWalk {
         let Some(first_lsn) = self.segments.get(self.next_segment).copied() else {
             return Ok(None);
         };
-        self.next_segment += 1;
         let path = self.path(first_lsn);
-        let file = self.files.open_read_only(&path)?;
+        let file = match self.files.open_read_only(&path) {
+            Ok(file) => file,
+            // Retention removed it since the directory was read: then the stream begins behind it by now.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.begin(first_lsn)?;
+                if self.segments.first().is_some_and(|first| *first <= first_lsn) {
+                    return Err(e);
+                }
+                self.current = None;
+                return Ok(Some(Ok(())));
+            }
+            Err(e) => return Err(e),
+        };
+        self.next_segment += 1;
         let bytes = file.len()?;
         let header = match open::read_header(&file, self.stream, first_lsn)? {
             Ok(header) => header,
@@ -154,10 +215,15 @@ impl StreamWalk {
             }
         };
         let before = self.current.take();
+        let first = self.front.take().map_or(Ok(()), |front| open::follows_front(&header, &front));
         let epoch = before.as_ref().map_or(Epoch(0), |b| b.walk.epoch());
         let walk = Walk::start(file.clone(), header, bytes, epoch);
         self.bytes += bytes;
         self.current = Some(Current { path, file, header, bytes, walk });
+        if let Err(what) = first {
+            let segment = self.path(first_lsn);
+            return Ok(Some(Err(Damage { segment, offset: 0, lsn: first_lsn, what })));
+        }
         Ok(Some(before.map_or(Ok(()), |before| continues(&before, &header))))
     }
 }

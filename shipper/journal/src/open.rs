@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cfs_model::{Epoch, Lsn, StreamId};
-use cfs_shipper_core::batch::ChainHash;
+use cfs_shipper_core::batch::{self, MAX_HEADER_BYTES};
 
 use serde::Serialize;
 
 use crate::damage::Damage;
 use crate::files::{File, Files};
-use crate::segment::{self, HEADER_BYTES, SegmentHeader, UNFINISHED};
+use crate::front;
+use crate::segment::{self, HEADER_BYTES, MARK_BYTES, SegmentHeader, UNFINISHED};
 use crate::stream::{Position, Segment};
 use crate::walk::{Found, Invalid, Walk};
 use crate::window::{Window, mark_after};
@@ -59,7 +60,8 @@ pub(crate) struct Inspected {
     pub(crate) dir: PathBuf,
     pub(crate) position: Position,
     pub(crate) segments: Vec<Segment>,
-    unfinished: Vec<PathBuf>,
+    /// Files without a name yet, and segments from before the stream's front.
+    leftovers: Vec<PathBuf>,
     last: Option<LastSegment>,
 }
 
@@ -95,6 +97,39 @@ pub(crate) fn read_header(
     }))
 }
 
+/// Whether a segment is the first one of a stream that begins after `front`; what is wrong otherwise.
+pub(crate) fn follows_front(header: &SegmentHeader, front: &Position) -> Result<(), String> {
+    if header.first_lsn != front.durable.next() {
+        return Err(format!(
+            "the stream begins at LSN {} here, the segments before this one are missing",
+            front.durable.next()
+        ));
+    }
+    if header.chain != front.chain {
+        return Err(format!(
+            "the segment continues the chain {}, the stream begins here with {}",
+            header.chain, front.chain
+        ));
+    }
+    Ok(())
+}
+
+/// The header, as [`read_header`], and the clock of the segment's first entry; 0 if it cannot be read.
+fn read_start(
+    file: &Arc<dyn File>,
+    stream: StreamId,
+    first_lsn: Lsn,
+) -> io::Result<Result<(SegmentHeader, u64), String>> {
+    let header = match read_header(file, stream, first_lsn)? {
+        Ok(header) => header,
+        Err(what) => return Ok(Err(what)),
+    };
+    let start = (HEADER_BYTES + MARK_BYTES) as u64;
+    let bytes = Window::new(file.clone()).at(start, MAX_HEADER_BYTES, start + MAX_HEADER_BYTES as u64)?;
+    let first_clock = batch::Header::decode(&bytes).map_or(0, |(header, _, _)| header.first_clock);
+    Ok(Ok((header, first_clock)))
+}
+
 /// Names of the segments in a stream's directory, in order, and of unfinished files.
 pub(crate) fn list(files: &dyn Files, dir: &Path) -> io::Result<(Vec<Lsn>, Vec<PathBuf>)> {
     let (mut segments, mut unfinished) = (Vec::new(), Vec::new());
@@ -111,14 +146,28 @@ pub(crate) fn list(files: &dyn Files, dir: &Path) -> io::Result<(Vec<Lsn>, Vec<P
 
 /// Checks headers and names of all segments of a stream and every byte of the last one. Changes nothing.
 pub(crate) fn inspect(files: &dyn Files, dir: PathBuf, stream: StreamId) -> Result<Inspected, Error> {
-    let (names, unfinished) = list(files, &dir).map_err(io_error("list", &dir))?;
-    let position = Position { durable: Lsn::ZERO, chain: ChainHash::start(stream), epoch: Epoch(0), clock: 0 };
-    let mut out = Inspected { dir, position, segments: Vec::new(), unfinished, last: None };
+    let (mut names, mut leftovers) = list(files, &dir).map_err(io_error("list", &dir))?;
+    let front_path = dir.join(front::NAME);
+    let front = front::read(files, &dir, stream).map_err(io_error("read", &front_path))?;
+    let front = front.map_err(|what| {
+        let lsn = names.first().copied().unwrap_or(Lsn(1));
+        Error::Damaged(Damage { segment: front_path.clone(), offset: 0, lsn, what })
+    })?;
+    // A crash came before all of them were removed.
+    let gone = names.partition_point(|first| *first <= front.durable);
+    leftovers.extend(names.drain(..gone).map(|first| dir.join(segment::file_name(first))));
+    let mut out = Inspected { dir, position: front, segments: Vec::new(), leftovers, last: None };
     for (i, first_lsn) in names.iter().enumerate() {
         let path = out.dir.join(segment::file_name(*first_lsn));
         let file = files.open(&path).map_err(io_error("open", &path))?;
         let damaged = |what| Error::Damaged(Damage { segment: path.clone(), offset: 0, lsn: *first_lsn, what });
-        let header = read_header(&file, stream, *first_lsn).map_err(io_error("read", &path))?.map_err(damaged)?;
+        let (header, first_clock) =
+            read_start(&file, stream, *first_lsn).map_err(io_error("read", &path))?.map_err(damaged)?;
+        if i == 0
+            && let Err(what) = follows_front(&header, &front)
+        {
+            return Err(damaged(what));
+        }
         if let Some(previous) = out.segments.last()
             && previous.header.first_lsn != header.previous
         {
@@ -131,7 +180,7 @@ pub(crate) fn inspect(files: &dyn Files, dir: PathBuf, stream: StreamId) -> Resu
         if i + 1 == names.len() {
             bytes = inspect_last(&mut out, path, file, header, bytes)?;
         }
-        out.segments.push(Segment { header, bytes });
+        out.segments.push(Segment { header, bytes, first_clock });
     }
     Ok(out)
 }
@@ -190,10 +239,14 @@ pub(crate) fn judge(
 }
 
 impl Inspected {
-    /// Removes unfinished files, cuts the torn tail and the zeros written ahead, and makes durable what is left:
+    /// Removes leftovers, cuts the torn tail and the zeros written ahead, and makes durable what is left:
     /// until then the last process may have left it in memory alone.
     pub(crate) fn repair(&mut self, files: &dyn Files) -> Result<Option<Recovered>, Error> {
-        for path in self.unfinished.drain(..) {
+        if !self.leftovers.is_empty() {
+            // That the stream begins behind them may be in memory alone.
+            files.sync_dir(&self.dir).map_err(io_error("sync", &self.dir))?;
+        }
+        for path in self.leftovers.drain(..) {
             files.remove(&path).map_err(io_error("remove", &path))?;
         }
         files.sync_dir(&self.dir).map_err(io_error("sync", &self.dir))?;

@@ -84,6 +84,11 @@ impl Reader {
         self.after
     }
 
+    /// The chain after it.
+    pub const fn chain(&self) -> ChainHash {
+        self.chain
+    }
+
     /// The next batches, whose bytes together are at most `max_bytes`, but at least one if there is one; none at the
     /// tail. Only durable ones. Blocks for reading a segment if they are no longer in memory.
     pub fn next(&mut self, max_bytes: usize) -> Result<Vec<Batch>, Error> {
@@ -118,7 +123,10 @@ impl Reader {
         let failed = |source| Error::Io { path: path.clone(), source };
         let mut walk = match self.walk.take() {
             Some((first, walk)) if first == segment.header.first_lsn => walk,
-            _ => self.walk_from_here(&segment).map_err(failed)?,
+            _ => match self.walk_from_here(&segment) {
+                Ok(walk) => walk,
+                Err(e) => return Err(gone_meanwhile(&self.stream, self.after, &e).unwrap_or_else(|| failed(e))),
+            },
         };
         walk.extend(segment.bytes);
         let (mut out, mut bytes) = (Vec::new(), 0);
@@ -168,6 +176,13 @@ impl Reader {
     }
 }
 
+/// Whether a file is not found because its segment was removed since it was looked up.
+fn gone_meanwhile(stream: &Stream, after: Lsn, error: &io::Error) -> Option<Error> {
+    let first = stream.state().first_lsn();
+    let gone = error.kind() == io::ErrorKind::NotFound && after.next() < first;
+    gone.then_some(Error::Gone { stream: stream.id, after, first })
+}
+
 /// The chain at `lsn`, if it is a boundary, and where the next record stands.
 fn boundary(files: &dyn Files, stream: &Stream, lsn: Lsn) -> Result<(ChainHash, Option<Place>), Error> {
     let known = stream.state().known(lsn);
@@ -182,7 +197,10 @@ fn boundary(files: &dyn Files, stream: &Stream, lsn: Lsn) -> Result<(ChainHash, 
 fn find(files: &dyn Files, stream: &Stream, segment: Segment, lsn: Lsn) -> Result<(ChainHash, Option<Place>), Error> {
     let path = stream.segment_path(segment.header.first_lsn);
     let failed = |source| Error::Io { path: path.clone(), source };
-    let file = files.open_read_only(&path).map_err(failed)?;
+    let file = match files.open_read_only(&path) {
+        Ok(file) => file,
+        Err(e) => return Err(gone_meanwhile(stream, lsn, &e).unwrap_or_else(|| failed(e))),
+    };
     let damaged = |offset, lsn, what| Error::Damaged(Damage { segment: path.clone(), offset, lsn, what });
     open::read_header(&file, stream.id, segment.header.first_lsn)
         .map_err(failed)?

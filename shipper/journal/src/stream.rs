@@ -29,6 +29,8 @@ pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
     /// Bytes up to which it holds durable records.
     pub(crate) bytes: u64,
+    /// Clock of its first entry.
+    pub(crate) first_clock: u64,
 }
 
 /// A place in the stream's files: the segment that starts at `segment`, and where in it.
@@ -63,6 +65,15 @@ impl Tail {
         }
     }
 
+    /// Lets go of batches up to `lsn`.
+    fn forget_through(&mut self, lsn: Lsn) {
+        while self.batches.front().is_some_and(|(_, batch)| batch.header().first_lsn <= lsn)
+            && let Some((_, batch)) = self.batches.pop_front()
+        {
+            self.bytes -= batch.bytes().len();
+        }
+    }
+
     /// The batch that begins after `lsn`, and those that follow, up to `max_bytes` but at least one; with the place
     /// after the last of them.
     fn after(&self, lsn: Lsn, max_bytes: usize) -> Option<(Vec<Batch>, Place)> {
@@ -90,6 +101,8 @@ impl Tail {
 pub(crate) struct State {
     pub(crate) position: Position,
     pub(crate) segments: Vec<Segment>,
+    /// Length of the last segment's file, zeros written ahead included.
+    pub(crate) last_file_bytes: u64,
     tail: Tail,
     /// Whether a writer exists.
     pub(crate) written: bool,
@@ -102,6 +115,8 @@ pub(crate) struct State {
 pub(crate) struct Stream {
     pub(crate) id: StreamId,
     pub(crate) dir: PathBuf,
+    /// Held while segments are removed; unlike the state also during I/O.
+    pub(crate) removal: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -124,8 +139,9 @@ impl Stream {
         tail_bytes: usize,
     ) -> Self {
         let tail = Tail { batches: VecDeque::new(), bytes: 0, max_bytes: tail_bytes };
-        let state = State { position, segments, tail, written: false, failed: false, prepared: None };
-        Self { id, dir, state: Mutex::new(state) }
+        let last_file_bytes = segments.last().map_or(0, |s| s.bytes);
+        let state = State { position, segments, last_file_bytes, tail, written: false, failed: false, prepared: None };
+        Self { id, dir, removal: Mutex::new(()), state: Mutex::new(state) }
     }
 
     /// The state; nobody does I/O while holding it.
@@ -171,6 +187,12 @@ impl State {
         after.checked_sub(1).and_then(|i| self.segments.get(i)).copied()
     }
 
+    /// Bytes of all segments' files.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        let last = self.segments.last().map_or(0, |s| s.bytes);
+        self.segments.iter().map(|s| s.bytes).sum::<u64>() - last + self.last_file_bytes.max(last)
+    }
+
     /// LSN of the first entry held, or that will be.
     pub(crate) fn first_lsn(&self) -> Lsn {
         self.segments.first().map_or(self.position.durable.next(), |s| s.header.first_lsn)
@@ -198,16 +220,40 @@ impl State {
         }
     }
 
-    /// Makes batches visible that are durable now: they are in the last segment, which ends at `segment.bytes`, each
-    /// at its offset.
-    pub(crate) fn publish(&mut self, segment: Segment, position: Position, batches: Vec<(u64, Batch)>) {
+    /// Makes batches visible that are durable now: they are in the last segment, which ends at `segment.bytes` of
+    /// `file_bytes`, each at its offset.
+    pub(crate) fn publish(
+        &mut self,
+        segment: Segment,
+        file_bytes: u64,
+        position: Position,
+        batches: Vec<(u64, Batch)>,
+    ) {
         match self.segments.last_mut() {
-            Some(last) if last.header.first_lsn == segment.header.first_lsn => *last = segment,
+            Some(last) if last.header.first_lsn == segment.header.first_lsn => last.bytes = segment.bytes,
             _ => self.segments.push(segment),
         }
+        self.last_file_bytes = file_bytes;
         self.position = position;
         for (offset, batch) in batches {
             self.tail.push(Place { segment: segment.header.first_lsn, offset }, batch);
         }
+    }
+
+    /// The stream begins after `front` from now on. Returns the segments that are not held any more: first LSN and bytes.
+    pub(crate) fn begin_after(&mut self, front: Position) -> Vec<(Lsn, u64)> {
+        let gone = self.segments.partition_point(|s| s.header.first_lsn <= front.durable);
+        let last = self.last_file_bytes;
+        let emptied = gone == self.segments.len();
+        let mut out: Vec<_> = self.segments.drain(..gone).map(|s| (s.header.first_lsn, s.bytes)).collect();
+        if emptied {
+            if let Some((_, bytes)) = out.last_mut() {
+                *bytes = last.max(*bytes);
+            }
+            self.last_file_bytes = 0;
+            self.position = front;
+        }
+        self.tail.forget_through(front.durable);
+        out
     }
 }

@@ -48,13 +48,15 @@ pub struct StreamReport {
     pub batches: u64,
     /// Entries in them.
     pub entries: u64,
-    /// First LSN; 0 if the stream is empty.
+    /// LSN up to which retention has removed it here; 0 if nothing of it was removed.
+    pub begins_after: Lsn,
+    /// First LSN held; 0 if none is.
     pub first: Lsn,
-    /// Last LSN that is valid; 0 if the stream is empty.
+    /// Last LSN held that is valid; 0 if none is.
     pub last: Lsn,
     /// Epochs, in order.
     pub epochs: Vec<EpochRange>,
-    /// The chain after the last batch.
+    /// The chain after the last batch; that of the stream's beginning here if no batch is held.
     pub chain: ChainHash,
     /// What follows the last batch and is none: recovery will cut it, or it is being written just now.
     pub torn: Option<Recovered>,
@@ -113,10 +115,11 @@ fn verify_stream(files: &Arc<dyn Files>, dir: &Path, stream: StreamId) -> io::Re
         bytes: 0,
         batches: 0,
         entries: 0,
+        begins_after: walk.begins_after().durable,
         first: Lsn::ZERO,
         last: Lsn::ZERO,
         epochs: Vec::new(),
-        chain: ChainHash::start(stream),
+        chain: walk.begins_after().chain,
         torn: None,
         damage: Vec::new(),
     };

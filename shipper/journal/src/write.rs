@@ -106,7 +106,7 @@ impl Writer {
         state.written = true;
         drop(state);
         let mut out = Self { journal, stream, position, current: None, resting: None, asked: false };
-        if let Some(Segment { header, bytes }) = last {
+        if let Some(Segment { header, bytes, .. }) = last {
             let path = out.stream.segment_path(header.first_lsn);
             let file = out.files().open(&path).and_then(|file| Ok((file.len()?, file)));
             let (len, file) =
@@ -235,8 +235,10 @@ impl Writer {
             placed.push((offset, batch.clone()));
             offset += batch.bytes().len() as u64;
         }
-        let segment = Segment { header: current.header, bytes: current.end };
-        self.stream.state().publish(segment, self.position, placed);
+        // The first clock counts only when the segment is new, and then the group is its first.
+        let first_clock = group.first().map_or(0, |batch| batch.header().first_clock);
+        let segment = Segment { header: current.header, bytes: current.end, first_clock };
+        self.stream.state().publish(segment, current.file_bytes(), self.position, placed);
     }
 
     /// Asks for the next segment once this one is half full, so that no more is written ahead than was used.

@@ -1,11 +1,13 @@
 //! What goes into [`crate::Store::apply`], what comes out, and what may be wrong.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use cfs_model::{Lsn, StreamId, Vector};
 use cfs_shipper_core::batch::{ChainHash, Header};
 use cfs_shipper_core::payload;
 
-use crate::lost::LostEvent;
+use crate::lost::{LostEvent, LostKey};
 use crate::table;
 
 /// One batch, checked and decompressed.
@@ -31,10 +33,21 @@ pub struct Applied {
     pub conflicts: Vec<LostEvent>,
     /// Lost writes that a write has superseded, whose author had seen them.
     pub superseded: Vec<LostEvent>,
+    /// Of the lost writes those that would have set the very value that stands: what a producer has sent again.
+    pub repeated: BTreeSet<LostKey>,
     /// Entries that hold no operation this version knows, or one that is not valid: they changed nothing.
     pub ignored: u64,
     /// Registers that were forgotten.
     pub forgotten: u64,
+}
+
+impl Applied {
+    /// How many of the lost writes meant something that does not stand now: neither sent again nor settled within this call.
+    pub fn losses(&self) -> usize {
+        let settled: BTreeSet<&LostKey> =
+            self.superseded.iter().map(|event| &event.key).chain(&self.repeated).collect();
+        self.conflicts.iter().filter(|event| !settled.contains(&event.key)).count()
+    }
 }
 
 /// Why batches are not applied. Refusals change nothing; after the others, the cursors tell what was applied.

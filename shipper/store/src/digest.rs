@@ -101,6 +101,14 @@ impl Sums {
         self.touched |= 1 << (bucket / BUCKETS_PER_ROW);
     }
 
+    /// Sets the sum of one bucket.
+    pub(crate) fn set(&mut self, bucket: u16, sum: u128) {
+        let bucket = usize::from(bucket);
+        self.root = self.root.wrapping_sub(self.buckets[bucket]).wrapping_add(sum);
+        self.buckets[bucket] = sum;
+        self.touched |= 1 << (bucket / BUCKETS_PER_ROW);
+    }
+
     pub(crate) fn sub(&mut self, inode: u64, hash: u128) {
         self.add(inode, hash.wrapping_neg());
     }

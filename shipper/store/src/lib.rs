@@ -10,6 +10,7 @@ mod engine;
 pub mod lmdb;
 pub mod lost;
 mod memory;
+pub mod repair;
 mod row;
 pub mod snapshot;
 mod store;
@@ -17,6 +18,7 @@ pub mod structure;
 pub mod table;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 pub mod view;
 
 pub use engine::Engine;

@@ -331,6 +331,10 @@ impl Write for Writer<'_> {
         self.tables[table as usize].delete(&mut self.txn, key).map(drop).map_err(|e| self.explain(e))
     }
 
+    fn clear(&mut self, table: Table) -> Result<(), Error> {
+        self.tables[table as usize].clear(&mut self.txn).map_err(|e| self.explain(e))
+    }
+
     fn commit(self) -> Result<(), Error> {
         let Self { txn, store, .. } = self;
         txn.commit().map_err(|e| store.explain_io(e.into()))

@@ -128,11 +128,17 @@ fn decode_value(register: &Register, mut bytes: &[u8]) -> Result<LostValue, Malf
 }
 
 fn field_value(field: Field, bytes: &mut &[u8]) -> Result<LostValue, Malformed> {
-    Ok(match Value::decode(field, bytes)? {
-        Value::Life(Life::Removed) => LostValue::Removed,
-        Value::Life(Life::Live { kind, device, target }) => LostValue::Live { kind, device, target: target.to_vec() },
-        Value::Number(n) => LostValue::Number(n),
-        Value::Time { seconds, nanos } => LostValue::Time { seconds, nanos },
-        Value::Bytes(bytes) => LostValue::Bytes(bytes.to_vec()),
-    })
+    Value::decode(field, bytes).map(Into::into)
+}
+
+impl From<Value<'_>> for LostValue {
+    fn from(value: Value<'_>) -> Self {
+        match value {
+            Value::Life(Life::Removed) => Self::Removed,
+            Value::Life(Life::Live { kind, device, target }) => Self::Live { kind, device, target: target.to_vec() },
+            Value::Number(n) => Self::Number(n),
+            Value::Time { seconds, nanos } => Self::Time { seconds, nanos },
+            Value::Bytes(bytes) => Self::Bytes(bytes.to_vec()),
+        }
+    }
 }

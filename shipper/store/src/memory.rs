@@ -126,6 +126,14 @@ impl Write for Writer<'_> {
         Ok(())
     }
 
+    fn clear(&mut self, table: Table) -> Result<(), Error> {
+        let keys: Vec<Vec<u8>> = self.tables[table as usize].keys().cloned().collect();
+        for key in keys {
+            self.set(table, &key, None);
+        }
+        Ok(())
+    }
+
     fn commit(mut self) -> Result<(), Error> {
         self.undo.clear();
         Ok(())

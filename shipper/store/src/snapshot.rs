@@ -21,8 +21,10 @@ pub const MAX_CHUNK_BYTES: usize = 64 * 1024 * 1024;
 pub struct Snapshot {
     /// Its cursors: from there, batches are applied after it is installed.
     pub applied: Vector,
-    pub(crate) chains: BTreeMap<StreamId, ChainHash>,
-    pub(crate) clock: u64,
+    /// The chain of each stream there.
+    pub chains: BTreeMap<StreamId, ChainHash>,
+    /// The highest clock of any entry in it.
+    pub clock: u64,
     pub(crate) forgotten: Vector,
 }
 
@@ -36,6 +38,39 @@ pub struct Resume {
 impl Resume {
     /// At the first part.
     pub const START: Self = Self { stage: Stage::Head, key: Vec::new() };
+
+    /// As bytes: a number for what the part is about, then the key.
+    pub fn encode(&self) -> Vec<u8> {
+        let stage = match self.stage {
+            Stage::Head => STAGE_HEAD,
+            Stage::Rows(table) => table as u8,
+            Stage::End => STAGE_END,
+        };
+        [&[stage], self.key.as_slice()].concat()
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        const WHAT: Error = Error::Damaged("the place to go on from does not decode");
+        let (stage, key) = bytes.split_first().ok_or(WHAT)?;
+        let stage = match *stage {
+            STAGE_HEAD => Stage::Head,
+            STAGE_END => Stage::End,
+            table => Stage::Rows(Table::ALL.into_iter().find(|t| *t as u8 == table).ok_or(WHAT)?),
+        };
+        Ok(Self { stage, key: key.to_vec() })
+    }
+}
+
+/// How far an installation is, as the store keeps it with the rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The snapshot that is being installed; `None` before its first part.
+    pub snapshot: Option<Snapshot>,
+    /// The part that comes next; `None` after the last.
+    pub next: Option<Resume>,
+    /// What the sources of the parts so far had applied: a later part must not be older.
+    pub end: Vector,
 }
 
 /// What a part is about, in the order in which it is read.
@@ -82,6 +117,9 @@ pub enum Error {
     /// The store to install into is not empty.
     #[error("the store is not empty: a snapshot is installed only into a new one")]
     NotEmpty,
+    /// This store has not applied what the snapshot began with.
+    #[error("this store has not applied yet what the snapshot began with: ask again, or another site")]
+    Behind,
     /// Nothing is being installed.
     #[error("no installation has begun, or it has ended")]
     NotInstalling,
@@ -99,6 +137,13 @@ pub enum Error {
 /// Tags of what a part holds, beside the rows of tables, which have the table's number.
 pub(crate) const TAG_HEAD: u8 = 0xf0;
 pub(crate) const TAG_END: u8 = 0xf1;
+/// What the source had applied when it read the part.
+pub(crate) const TAG_READ_AT: u8 = 0xf2;
+/// Where the next part begins.
+pub(crate) const TAG_NEXT: u8 = 0xf3;
+
+const STAGE_HEAD: u8 = TAG_HEAD;
+const STAGE_END: u8 = TAG_END;
 
 const HEAD_BYTES: usize = 6;
 const CHECKSUM_BYTES: usize = 8;
@@ -172,7 +217,7 @@ pub(crate) fn items(bytes: &[u8]) -> Result<Vec<Item<'_>>, Error> {
 
 impl Snapshot {
     /// Clock, what was forgotten after its length, then for each stream its number, cursor and chain.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut forgotten = Vec::new();
         self.forgotten.encode(&mut forgotten);
         let mut out = Vec::new();
@@ -188,7 +233,8 @@ impl Snapshot {
         out
     }
 
-    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self, Error> {
+    /// Reads what [`Self::encode`] wrote.
+    pub fn decode(mut bytes: &[u8]) -> Result<Self, Error> {
         const WHAT: Error = Error::Damaged("its head does not decode");
         const STREAM_BYTES: usize = 1 + 8 + 8 + 16;
         if bytes.len() < 12 {

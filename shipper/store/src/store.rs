@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use cfs_model::{Epoch, StreamId, Vector};
+use cfs_model::{Epoch, StreamId, Vector, Version};
 use cfs_shipper_core::batch::ChainHash;
+use cfs_shipper_core::merge::Register;
 
 use crate::apply::{self, Applied, Decoded};
 use crate::digest::{Digest, Recomputed};
 use crate::lost::{LostEvent, LostKey};
+use crate::repair::{self, Part, Repaired};
 use crate::snapshot::{self, Chunk, Resume, Snapshot};
 use crate::structure::StructureReport;
 use crate::table::{Error, Usage};
-use crate::view::{DentryView, InodeView};
+use crate::verify::{Contents, Place, Verified};
+use crate::view::{DentryView, Held, InodeView};
 
 /// How far a store is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -73,6 +76,9 @@ pub trait Store: Send + Sync + 'static {
     /// An inode as it shows; `None` when nothing is known of it.
     fn inode(&self, inode: u64) -> Result<Option<InodeView>, Error>;
 
+    /// Everything that is held of an inode, at most `limit` of each kind and about `max_bytes` of values.
+    fn held(&self, inode: u64, limit: usize, max_bytes: usize) -> Result<Held, Error>;
+
     /// Live entries of a directory in the order of their names, from the first name after `after`.
     fn read_dir(&self, parent: u64, after: Option<&[u8]>, limit: usize) -> Result<Vec<DentryView>, Error>;
 
@@ -95,14 +101,41 @@ pub trait Store: Send + Sync + 'static {
     /// Computes the digest from all registers, in one read transaction, beside the running one of the same moment.
     fn recompute_digest(&self) -> Result<Recomputed, Error>;
 
-    /// The digests of the inodes of one bucket that come after `after`, in order: how two stores find what differs.
-    fn bucket_inodes(&self, bucket: u16, after: Option<u64>, limit: usize) -> Result<Vec<(u64, u128)>, Error>;
+    /// Reads all registers and tells whether they have the digest that is kept, naming at most `limit` inodes that do
+    /// not decode. Reads in short transactions and stops nobody: what is written meanwhile is looked at again, a bucket
+    /// at a time.
+    fn verify(&self, limit: usize) -> Result<Verified, Error>;
 
-    /// Checks what is derived from the registers, naming at most `limit` of each kind of finding.
+    /// What is in places of one bucket, in one read transaction: how two stores find what differs. Damaged registers
+    /// count as they are.
+    fn contents(&self, bucket: u16, places: &[Place]) -> Result<Contents, Error>;
+
+    /// Checks what is derived from the registers, naming at most `limit` of each kind of finding. Reads in short
+    /// transactions; while batches are applied, counts are those of no single moment, and each finding held at one.
     fn structure(&self, limit: usize) -> Result<StructureReport, Error>;
+
+    /// Reads part of the registers of an inode, of about `max_bytes`, from where the part before said (empty: from the
+    /// beginning). Fails if one of them does not decode.
+    fn read_registers(&self, inode: u64, from: &[u8], max_bytes: usize) -> Result<Part, repair::Error>;
+
+    /// Puts a part, read with the same `from` in a store that has applied all that this one has, in the place of what
+    /// is here; derives anew what follows from it; corrects the digest in the same transaction. Where the other store had
+    /// applied more, this one is not comparable before it has applied that too.
+    ///
+    /// Whether a digest that fits neither the registers before nor those after is to follow is not decided here: see
+    /// [`Store::settle_bucket`].
+    fn repair(&self, inode: u64, from: &[u8], part: &Part) -> Result<Repaired, repair::Error>;
+
+    /// Makes the digest kept of a bucket that of its registers. The caller knows that the registers are right. Returns
+    /// whether it was another.
+    fn settle_bucket(&self, bucket: u16) -> Result<bool, Error>;
 
     /// Lost writes in the order of their keys, superseded ones included.
     fn lost(&self, after: Option<&LostKey>, limit: usize) -> Result<Vec<LostEvent>, Error>;
+
+    /// For each write of a register, by an entry of that version, whether it is lost here, or will be when it arrives: this
+    /// store holds a later write, and nobody who wrote the register had seen it.
+    fn losing(&self, writes: &[(Register, Version)]) -> Result<Vec<bool>, Error>;
 
     /// How many registers wait for a `Forget`.
     fn tombstones(&self) -> Result<u64, Error>;
@@ -117,7 +150,13 @@ pub trait Store: Send + Sync + 'static {
     /// Prepares this store, which must be empty, for a snapshot. Until [`Store::install_finish`] it applies nothing.
     fn install_begin(&self) -> Result<(), snapshot::Error>;
 
-    /// Installs one part, in the order read. Checks it before anything changes.
+    /// The same for a store that may hold something: it is emptied first, in one transaction.
+    fn install_again(&self) -> Result<(), snapshot::Error>;
+
+    /// How far an installation is that has not ended, also one of an earlier process; `None` when there is none.
+    fn install_progress(&self) -> Result<Option<snapshot::Progress>, snapshot::Error>;
+
+    /// Installs one part, in the order read, and in the same transaction where the next one begins. Checks it before anything changes.
     fn install_chunk(&self, bytes: &[u8]) -> Result<(), snapshot::Error>;
 
     /// Ends the installation after the last part. The cursors are those of [`Store::snapshot_begin`], and the store is

@@ -29,11 +29,30 @@ pub struct StructureReport {
     pub multiply_named: Vec<u64>,
     /// How many of these.
     pub multiply_named_count: u64,
+    /// Inodes for which what the store derives from registers - names, marks of lost writes, the index of tombstones -
+    /// is not what follows from them: the file was damaged.
+    pub derived: Vec<u64>,
+    /// How many such findings.
+    pub derived_count: u64,
+    /// Inodes with a register that does not decode; what follows from it is not known.
+    pub unreadable: Vec<u64>,
+    /// How many such registers.
+    pub unreadable_count: u64,
 }
 
 impl StructureReport {
     /// Whether there is nothing to repair.
     pub const fn is_sound(&self) -> bool {
-        self.orphan_count == 0 && self.detached_count == 0 && self.dangling_count == 0 && self.multiply_named_count == 0
+        self.orphan_count == 0
+            && self.detached_count == 0
+            && self.dangling_count == 0
+            && self.homeless_count == 0
+            && self.multiply_named_count == 0
+            && !self.is_damaged()
+    }
+
+    /// Whether something is wrong that no entry has written.
+    pub const fn is_damaged(&self) -> bool {
+        self.derived_count > 0 || self.unreadable_count > 0
     }
 }

@@ -95,7 +95,8 @@ pub enum Error {
     Database(String),
     /// A row is not what this version writes.
     #[error(
-        "table {table} of the metadata store is damaged at key {key}: {why}; rebuild this site's store from a peer"
+        "table {table} of the metadata store is damaged at key {key}: {why}; next: `cfs admin meta consistency-check` names the \
+         inode, and `cfs admin replication resync --inode N` repairs it from another site"
     )]
     Corrupt {
         /// Where.

@@ -1,7 +1,9 @@
 //! What readers see.
 
 use cfs_model::Version;
-use cfs_shipper_core::merge::Field;
+use cfs_shipper_core::merge::{Field, Register};
+
+use crate::lost::{LostEvent, LostValue};
 
 /// Whether an inode exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,4 +94,32 @@ pub struct DentryView {
     pub kind: u8,
     /// The entry that wrote it.
     pub version: Version,
+}
+
+/// A register and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldRegister {
+    /// Its name.
+    pub register: Register,
+    /// The entry that wrote it.
+    pub version: Version,
+    /// What it holds; of a directory entry or attribute that is gone, a tombstone.
+    pub value: LostValue,
+}
+
+/// Everything that is held of one inode, visible or not; the same in stores that hold the same.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Held {
+    /// The sum of all its registers, as in the digest; 0 if there is none.
+    pub digest: u128,
+    /// Fields, extended attributes, and the entries of a directory, in the order of their names; cut at the limit.
+    pub registers: Vec<HeldRegister>,
+    /// How many there are.
+    pub register_count: u64,
+    /// The entries that name the inode, in the order of directory and name; cut at the limit.
+    pub parents: Vec<HeldRegister>,
+    /// Lost writes of its registers that nothing has superseded; cut at the limit.
+    pub conflicts: Vec<LostEvent>,
+    /// How many there are.
+    pub conflict_count: u64,
 }

@@ -18,35 +18,45 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
+use super::follow;
+use super::speed::{Quantiles, Speed};
 use crate::bench::{self, Histogram, Load, Outcome, ProcessDelta, Replicas, Snapshot, Template};
 use crate::output::{self, Document, Table};
 use crate::{Context, client, namespace};
 
 /// Entries in flight, over all producers: half of what a shipper queues.
-const IN_FLIGHT: usize = 16_384;
-/// How long to wait for a site that takes appends.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const IN_FLIGHT: usize = 16_384;
 /// Inode of a root directory that is made because there is none.
-const NEW_ROOT: u64 = 1;
+pub(super) const NEW_ROOT: u64 = 1;
 
 /// Arguments of `cfs bench append`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// How many entries to append, over all producers
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..1 << 33))]
-    entries: u64,
+    pub(super) entries: u64,
     /// Bytes of one encoded entry
     #[arg(long, value_name = "BYTES", default_value_t = 200)]
-    size: usize,
+    pub(super) size: usize,
     /// How many producers append at the same time
     #[arg(long, value_name = "P", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=256))]
-    producers: u64,
+    pub(super) producers: u64,
     /// Entries in a second, over all producers [default: as fast as it goes]
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u64).range(1..))]
-    rate: Option<u64>,
+    pub(super) rate: Option<u64>,
     /// When an append counts as done: local or remote(K) [default: as the site is configured]
     #[arg(long, value_name = "DURABILITY")]
-    durability: Option<Durability>,
+    pub(super) durability: Option<Durability>,
+    /// Append at whichever site is primary, wherever that moves, and measure the gaps; this site's own processes need not
+    /// run
+    #[arg(long)]
+    pub(super) follow_primary: bool,
+    /// Append for so long instead of a number of entries
+    #[arg(long, value_name = "SECONDS", requires = "follow_primary", value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub(super) duration: Option<u64>,
+    /// Write every acknowledged entry to this file, as JSON lines for `cfs bench verify`
+    #[arg(long, value_name = "FILE", requires = "follow_primary")]
+    pub(super) record: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize)]
@@ -54,38 +64,12 @@ struct Results {
     site: String,
     /// Replicas that were waited for.
     replicas: Vec<String>,
-    entries: u64,
-    entry_bytes: usize,
-    producers: u64,
-    seconds: f64,
-    entries_per_s: f64,
-    mb_per_s: f64,
-    ack_ms: Option<Quantiles>,
+    #[serde(flatten)]
+    speed: Speed,
     /// Null: there is no replica.
     replica_lag_ms: Option<Quantiles>,
     wire_bytes: u64,
     processes: Vec<ProcessDelta>,
-}
-
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Quantiles {
-    p50: f64,
-    p99: f64,
-    max: f64,
-}
-
-impl Quantiles {
-    fn of(histogram: &Histogram) -> Option<Self> {
-        let (p50, p99) = (histogram.quantile_ms(0.5)?, histogram.quantile_ms(0.99)?);
-        Some(Self { p50, p99, max: histogram.max_ms()? })
-    }
-
-    fn text(quantiles: Option<Self>) -> String {
-        quantiles.map_or_else(
-            || "n/a".to_owned(),
-            |q| format!("p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms", q.p50, q.p99, q.max),
-        )
-    }
 }
 
 impl Document for Results {
@@ -94,14 +78,7 @@ impl Document for Results {
     fn write_table(&self, out: &mut dyn Write) -> io::Result<()> {
         let replicas = if self.replicas.is_empty() { "none".to_owned() } else { self.replicas.join(", ") };
         writeln!(out, "Appended at {}, replicas: {replicas}", self.site)?;
-        writeln!(
-            out,
-            "{} entries of {} bytes by {} producers in {:.3} s",
-            self.entries, self.entry_bytes, self.producers, self.seconds
-        )?;
-        writeln!(out, "entries/s: {:.0}", self.entries_per_s)?;
-        writeln!(out, "MB/s: {:.2}", self.mb_per_s)?;
-        writeln!(out, "ack latency: {}", Quantiles::text(self.ack_ms))?;
+        self.speed.write_table(out)?;
         writeln!(out, "replica lag: {}", Quantiles::text(self.replica_lag_ms))?;
         writeln!(out, "bytes on the wire: {}", self.wire_bytes)?;
         let mut table = Table::new(&["PROCESS", ">CPU S", ">PEAK MEMORY"]);
@@ -129,6 +106,9 @@ struct Prepared {
 /// # Errors
 /// When the site takes no appends, or a replica stops applying.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    if args.follow_primary {
+        return follow::run(context, &args).await;
+    }
     let prepared = prepare(context, &args).await?;
     if prepared.replicas.is_empty() {
         anstream::eprintln!("note: {} has no healthy replica: lag is not measured", prepared.site);
@@ -176,7 +156,8 @@ async fn connect(socket: PathBuf, name: &str, args: &Args) -> anyhow::Result<Pro
     let options = Options {
         durability: args.durability.map(|durability| durability.to_string()).unwrap_or_default(),
         max_entries: IN_FLIGHT / producers,
-        give_up_after: Some(CONNECT_LIMIT),
+        give_up_after: Some(crate::follow::PATIENCE),
+        on_wait: Some(Arc::new(crate::follow::say_why)),
         ..Options::default()
     };
     Ok(Producer::connect(Target::Unix(socket), name, options).await?)
@@ -216,7 +197,7 @@ async fn make_directories(
 }
 
 /// How many of `entries` the producer with this index appends.
-const fn share(entries: u64, producers: u64, index: u64) -> u64 {
+pub(super) const fn share(entries: u64, producers: u64, index: u64) -> u64 {
     entries / producers + if index < entries % producers { 1 } else { 0 }
 }
 
@@ -248,18 +229,11 @@ async fn measure(prepared: Prepared, args: &Args) -> anyhow::Result<Results> {
     memory.abort();
     let after = snapshot(&mut inspect).await?;
     let seconds = finished.saturating_duration_since(start).as_secs_f64();
-    let entries_per_s = args.entries as f64 / seconds;
     Ok(Results {
         site,
         replica_lag_ms: Quantiles::of(&lag).filter(|_| !replicas.is_empty()),
         replicas,
-        entries: args.entries,
-        entry_bytes,
-        producers: args.producers,
-        seconds,
-        entries_per_s,
-        mb_per_s: entries_per_s * entry_bytes as f64 / 1e6,
-        ack_ms: Quantiles::of(&ack),
+        speed: Speed::of(args.entries, entry_bytes, args.producers, seconds, &ack),
         wire_bytes: after.wire_bytes_since(&before),
         processes: after.since(&before),
     })

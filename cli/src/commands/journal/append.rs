@@ -1,6 +1,8 @@
 //! `cfs journal append`.
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -12,7 +14,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc;
 
 use crate::output::{Format, Row, Rows};
-use crate::{Context, op_json, path_text};
+use crate::{Context, duration, follow, op_json, path_text};
 
 /// Lines whose outcome may be outstanding.
 const OUTSTANDING: usize = 8192;
@@ -34,6 +36,13 @@ pub struct Args {
     /// Number the lines from here; those that the journal holds under these numbers are not appended again
     #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
     seq_from: Option<u64>,
+    /// Append at whichever site is primary, wherever that moves; this site's own processes need not run
+    #[arg(long)]
+    follow_primary: bool,
+    /// Give up when nothing was acknowledged for so long: 500ms, 30s, 1m
+    /// [default: 30s; with --follow-primary: never]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    timeout: Option<Duration>,
 }
 
 /// What became of a line.
@@ -73,6 +82,7 @@ impl Outcome {
                 let reason = match **why {
                     Fatal::Fenced { .. } => "fenced",
                     Fatal::NotPrimary { .. } => "not_primary",
+                    Fatal::GaveUp { .. } => "timeout",
                     _ => "not_appended",
                 };
                 Self::failed(line, "refused", reason, why.to_string())
@@ -112,10 +122,17 @@ enum Line {
 /// # Errors
 /// What happened, to what, and what to do next.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    let socket = context.config()?.shipper_socket();
-    let options =
-        Options { durability: args.durability, epoch: args.epoch, first_seq: args.seq_from, ..Options::default() };
-    let producer = Producer::connect(Target::Unix(socket), &args.producer, options).await;
+    let config = context.config()?;
+    let target = if args.follow_primary { follow::target(&config)? } else { Target::Unix(config.shipper_socket()) };
+    let options = Options {
+        durability: args.durability,
+        epoch: args.epoch,
+        first_seq: args.seq_from,
+        give_up_after: args.timeout.or((!args.follow_primary).then_some(follow::PATIENCE)),
+        on_wait: Some(Arc::new(follow::say_why)),
+        ..Options::default()
+    };
+    let producer = Producer::connect(target, &args.producer, options).await;
     let producer = producer.map_err(|fatal| anyhow::anyhow!("{fatal}"))?;
     let first_seq = producer.first_seq();
     let (lines, outcomes) = mpsc::channel(OUTSTANDING);

@@ -33,11 +33,13 @@ async fn a_line_that_is_too_long_is_skipped() {
 fn outcomes_say_what_happened() {
     let entry = Bytes::from_static(b"x");
     let why = Arc::new(cfs_client::Fatal::Closed);
+    let gave_up = Arc::new(Fatal::GaveUp { after: follow::PATIENCE, why: "fenced".into() });
     for (error, status, reason) in [
         (Error::Invalid { why: "bad".into(), entry: entry.clone() }, "refused", "invalid"),
         (Error::TooLong { entry }, "refused", "invalid"),
         (Error::Unknown(why.clone()), "unknown", "not_acknowledged"),
         (Error::NotAppended(why), "refused", "not_appended"),
+        (Error::NotAppended(gave_up), "refused", "timeout"),
         (Error::NotAppended(Arc::new(Fatal::Fenced { pinned: Epoch(1), current: Epoch(2) })), "refused", "fenced"),
     ] {
         let outcome = Outcome::of(3, &error);

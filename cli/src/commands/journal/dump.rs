@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use cfs_config::Config;
 use cfs_journal::dump::{self, Entry};
 use cfs_model::{Lsn, SiteId, StreamId};
+use cfs_shipper_core::codec::Codec;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -37,6 +38,18 @@ struct EntryRow {
     producer: Value,
     seq: u64,
     op: Value,
+    batch: BatchView,
+}
+
+/// The batch that an entry is in, as it lies on disk and went over the wire.
+#[derive(Debug, Serialize)]
+struct BatchView {
+    first_lsn: u64,
+    entries: u32,
+    /// `none`, `lz4` or `zstd`; a level is not recorded.
+    codec: &'static str,
+    raw_bytes: u32,
+    encoded_bytes: u32,
 }
 
 impl EntryRow {
@@ -49,6 +62,17 @@ impl EntryRow {
             producer: op_json::bytes_to_json(&entry.producer),
             seq: entry.seq,
             op: op_json::to_json(&entry.op),
+            batch: BatchView {
+                first_lsn: entry.batch.header.first_lsn.0,
+                entries: entry.batch.header.count,
+                codec: match entry.batch.header.codec {
+                    Codec::None => "none",
+                    Codec::Lz4 => "lz4",
+                    Codec::Zstd(_) => "zstd",
+                },
+                raw_bytes: entry.batch.header.raw_len,
+                encoded_bytes: entry.batch.header.encoded_len,
+            },
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -26,7 +27,7 @@ use crate::tree::removal::Removal;
 use crate::tree::report::Summary;
 use crate::tree::walk::Walk;
 use crate::tree::watch::Watcher;
-use crate::{Context, client, output};
+use crate::{Context, client, follow, output};
 
 /// Arguments of `cfs journal import`.
 #[derive(Debug, clap::Args)]
@@ -66,7 +67,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let store = Store::new(client::inspect(context).await?);
     let status = store.status().await?;
     anyhow::ensure!(
-        status.role == "PRIMARY" || status.primary.is_empty() || status.primary == status.site,
+        ["PRIMARY", "ACTIVE"].contains(&status.role.as_str())
+            || status.primary.is_empty()
+            || status.primary == status.site,
         "{} is not primary, {} is (epoch {}): import there",
         status.site,
         status.primary,
@@ -86,10 +89,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
 
 async fn connect(context: &Context, args: &Args, tree: &Path, status: &StatusReply) -> anyhow::Result<Producer> {
     let name = args.producer.clone().unwrap_or_else(|| producer_name(tree));
-    let options = Options { durability: args.durability.clone(), ..Options::default() };
-    if status.role != "PRIMARY" && (status.primary.is_empty() || status.primary == status.site) {
-        anstream::eprintln!("waiting until {} takes appends: {}", status.site, or(&status.why, "no site is primary"));
-    }
+    let options =
+        Options { durability: args.durability.clone(), on_wait: Some(Arc::new(follow::say_why)), ..Options::default() };
     let socket = context.config()?.shipper_socket();
     let producer = Producer::connect(Target::Unix(socket), &name, options);
     tokio::select! {
@@ -187,10 +188,6 @@ fn own_end(status: &StatusReply) -> Option<StreamPosition> {
     let own = status.cursors.iter().filter(|cursor| cursor.site == status.site_id);
     let newest = own.max_by_key(|cursor| cursor.incarnation)?;
     Some(StreamPosition { site: newest.site, incarnation: newest.incarnation, lsn: newest.durable })
-}
-
-fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
-    if text.is_empty() { otherwise } else { text }
 }
 
 /// The same for the same tree each time: under it the journal knows how far an earlier import came.

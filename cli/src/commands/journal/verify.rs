@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use cfs_journal::compare::{self, Comparison, Outcome, StreamComparison};
 use cfs_journal::verify::{self, Report};
+use cfs_model::Lsn;
 use serde::Serialize;
 
 use crate::Context;
@@ -64,6 +65,9 @@ fn write_streams(out: &mut dyn Write, report: &Report) -> io::Result<()> {
             "  stream {}: LSN {} to {}, {} entries in {} batches, {} segments, {} bytes, chain {}",
             s.stream, s.first, s.last, s.entries, s.batches, s.segments, s.bytes, s.chain
         )?;
+        if s.begins_after != Lsn::ZERO {
+            writeln!(out, "    begins after LSN {}: retention removed what was before", s.begins_after)?;
+        }
         if let Some(torn) = &s.torn {
             writeln!(out, "    torn tail after LSN {}: {} bytes: {}", torn.durable, torn.cut_bytes, torn.what)?;
         }

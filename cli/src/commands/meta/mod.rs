@@ -8,6 +8,7 @@ pub mod consistency_check;
 pub mod lookup;
 pub mod ls;
 mod node;
+mod repair;
 
 /// Verbs of `cfs admin meta`.
 #[derive(Debug, clap::Subcommand)]

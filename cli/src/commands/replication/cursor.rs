@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::watch::{self, Watch};
 use crate::Context;
 use crate::output::{Document, Table};
+use crate::stream_names::StreamNames;
 
 /// Verbs of `cfs admin replication cursor`.
 #[derive(Debug, clap::Subcommand)]
@@ -32,15 +33,18 @@ impl Command {
     /// When the shipper cannot be reached.
     pub async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         let Self::Status(args) = self;
-        watch::show_status(context, &args.watch, Cursors::of).await
+        watch::show(context, &args.watch, async || Ok(Cursors::of(&watch::shipper_status(context).await?))).await
     }
 }
 
 /// How far one stream has come.
 #[derive(Debug, Serialize)]
 pub(super) struct StreamView {
-    /// `SITE.INCARNATION`
+    /// `SITE_NUMBER.INCARNATION`
     pub(super) stream: String,
+    /// What people call it.
+    #[serde(skip)]
+    name: String,
     origin: String,
     /// The highest position known anywhere.
     pub(super) source: u64,
@@ -53,8 +57,16 @@ pub(super) struct StreamView {
 }
 
 impl StreamView {
-    pub(super) fn of(cursor: &StreamCursor) -> Self {
+    /// All of them, as they are shown together.
+    pub(super) fn all(cursors: &[StreamCursor]) -> Vec<Self> {
+        let sites = cursors.iter().map(|c| (c.site, c.site_name.clone()));
+        let names = StreamNames::new(sites, cursors.iter().map(|c| (c.site, c.incarnation)));
+        cursors.iter().map(|cursor| Self::of(cursor, &names)).collect()
+    }
+
+    fn of(cursor: &StreamCursor, names: &StreamNames) -> Self {
         Self {
+            name: names.name(cursor.site, cursor.incarnation),
             stream: format!("{}.{}", cursor.site, cursor.incarnation),
             origin: cursor.site_name.clone(),
             source: cursor.source,
@@ -73,9 +85,8 @@ impl StreamView {
 
     pub(super) fn line(&self) -> String {
         format!(
-            "{} of {}: source {}, durable {}, applied {}, age {}ms, {}",
-            self.stream,
-            self.origin,
+            "{}: source {}, durable {}, applied {}, age {}ms, {}",
+            self.name,
             self.source,
             self.durable,
             self.applied,
@@ -91,9 +102,14 @@ struct Cursors {
     streams: Vec<StreamView>,
 }
 
+/// How far each stream has come at a site.
+pub(super) fn document(reply: &StatusReply) -> impl Document + use<> {
+    Cursors::of(reply)
+}
+
 impl Cursors {
     fn of(reply: &StatusReply) -> Self {
-        Self { site: reply.site.clone(), streams: reply.cursors.iter().map(StreamView::of).collect() }
+        Self { site: reply.site.clone(), streams: StreamView::all(&reply.cursors) }
     }
 }
 
@@ -105,7 +121,7 @@ impl Document for Cursors {
         let mut table = Table::new(&columns);
         for s in &self.streams {
             table.row([
-                s.stream.clone(),
+                s.name.clone(),
                 s.origin.clone(),
                 s.source.to_string(),
                 s.durable.to_string(),

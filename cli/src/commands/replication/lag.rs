@@ -3,17 +3,18 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use cfs_rpc::v1::{PeerStatus, StatusReply, StreamCursor};
 use serde::Serialize;
 
+use super::gather::{Gathered, gather};
+use super::picture::Picture;
 use super::watch::{self, Watch};
 use crate::Context;
 use crate::output::{Document, Table};
+use crate::stream_names::StreamNames;
 
-/// Data older than this is no evidence of the present: heartbeats come every second.
-const FRESH_MS: u64 = 5_000;
+mod evidence;
 
-const PRIMARY: &str = "PRIMARY";
+use evidence::{Evidence, Positions, Standing};
 
 /// Arguments of `cfs admin replication lag`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +28,10 @@ pub struct Args {
 struct Lag {
     site: String,
     sites: Vec<SiteLag>,
+    /// Sites of which nothing recent is known.
+    unreachable: Vec<String>,
+    /// The site whose control process answered; null: none did.
+    answered_by: Option<String>,
 }
 
 /// How far one site is behind, and how that is known.
@@ -35,13 +40,14 @@ struct SiteLag {
     site: String,
     /// Null: unknown.
     lag_ms: Option<u64>,
-    /// `in sync`, `behind` or `unknown`.
+    /// `in sync`, `behind`, `fenced`, `no shipper`, `not heard` or `unknown`.
     verdict: &'static str,
     /// What keeps the verdict from being better.
     why: String,
     source: Vec<Position>,
-    applied: Vec<Position>,
-    /// Age of what the verdict rests on; null: nothing was ever heard.
+    /// Where the site is, as last known; null: that was never known.
+    applied: Option<Vec<Position>>,
+    /// Age of `applied`; null: nothing was ever heard.
     age_ms: Option<u64>,
     reported_by: String,
 }
@@ -50,76 +56,62 @@ struct SiteLag {
 struct Position {
     stream: String,
     lsn: u64,
+    /// What people call the stream.
+    #[serde(skip)]
+    name: String,
 }
 
 impl Position {
-    fn all(cursors: &[StreamCursor], lsn: impl Fn(&StreamCursor) -> u64) -> Vec<Self> {
-        let one = |c: &StreamCursor| Self { stream: format!("{}.{}", c.site, c.incarnation), lsn: lsn(c) };
-        cursors.iter().map(one).collect()
+    fn all(positions: &Positions, names: &StreamNames) -> Vec<Self> {
+        let one = |(&(site, incarnation), &lsn): (&(u32, u64), &u64)| Self {
+            stream: format!("{site}.{incarnation}"),
+            lsn,
+            name: names.name(site, incarnation),
+        };
+        positions.iter().map(one).collect()
     }
 }
 
+/// How far each site is behind.
+pub(super) fn document(gathered: &Gathered) -> impl Document + use<> {
+    Lag::of(gathered)
+}
+
 impl Lag {
-    fn of(reply: &StatusReply) -> Self {
-        let peers = reply.peers.iter().map(|peer| SiteLag::of_peer(peer, reply));
-        Self { site: reply.site.clone(), sites: std::iter::once(SiteLag::of_self(reply)).chain(peers).collect() }
+    fn of(gathered: &Gathered) -> Self {
+        let picture = Picture::of(gathered);
+        let (ends, mut known) = evidence::collect(gathered);
+        for peer in picture.peers.iter().filter(|peer| !peer.witness) {
+            if !known.iter().any(|site| site.site == peer.site) {
+                known.push(Evidence { standing: Standing::Never(peer.why.clone()), ..Evidence::none(&peer.site) });
+            }
+        }
+        let names = StreamNames::new(evidence::site_names(gathered), ends.keys().copied());
+        Self {
+            site: picture.site.clone(),
+            sites: known.into_iter().map(|site| SiteLag::of(site, &ends, &names)).collect(),
+            unreachable: picture.silent(),
+            answered_by: gathered.control.as_ref().map(|answer| answer.by.clone()),
+        }
     }
 }
 
 impl SiteLag {
-    /// This site knows its own position, but only fresh word from the others tells what it lacks.
-    fn of_self(reply: &StatusReply) -> Self {
-        // The primary is where entries come from: nobody can hold more.
-        let silent = reply.peers.iter().find(|peer| reply.role != PRIMARY && !is_fresh(peer));
-        let behind = reply.lag_ms > 0 || reply.cursors.iter().any(|c| c.applied < c.source);
-        let (verdict, why) = match silent {
-            _ if behind => ("behind", String::new()),
-            Some(peer) => ("unknown", format!("{} is not heard and may hold more", peer.site)),
-            None => ("in sync", String::new()),
-        };
+    fn of(known: Evidence, ends: &Positions, names: &StreamNames) -> Self {
+        let (verdict, why) = known.verdict(ends);
+        // A site that has said where it is and did not speak of a stream holds nothing of it.
+        let at = |applied: &Positions| ends.keys().map(|s| (*s, applied.get(s).copied().unwrap_or(0))).collect();
         Self {
-            site: reply.site.clone(),
-            lag_ms: Some(reply.lag_ms),
             verdict,
             why,
-            source: Position::all(&reply.cursors, |c| c.source),
-            applied: Position::all(&reply.cursors, |c| c.applied),
-            age_ms: Some(reply.peers.iter().map(|peer| peer.heard_ms).max().unwrap_or(0)),
-            reported_by: reply.site.clone(),
+            source: Position::all(ends, names),
+            applied: known.applied.as_ref().map(|applied| Position::all(&at(applied), names)),
+            age_ms: known.age_ms.filter(|_| known.applied.is_some() || known.lag_ms.is_some()),
+            lag_ms: known.lag_ms,
+            site: known.site,
+            reported_by: known.reported_by,
         }
     }
-
-    fn of_peer(peer: &PeerStatus, reply: &StatusReply) -> Self {
-        let applied_of = |of: &StreamCursor| {
-            peer.cursors.iter().find(|c| (c.site, c.incarnation) == (of.site, of.incarnation)).map_or(0, |c| c.applied)
-        };
-        let behind = peer.lag_ms > 0 || reply.cursors.iter().any(|c| applied_of(c) < c.source);
-        let (verdict, why) = if is_fresh(peer) {
-            (if behind { "behind" } else { "in sync" }, String::new())
-        } else if peer.lag_known {
-            ("unknown", format!("last heard {}ms ago{}", peer.heard_ms, after_colon(&peer.why)))
-        } else {
-            ("unknown", format!("never heard{}", after_colon(&peer.why)))
-        };
-        Self {
-            site: peer.site.clone(),
-            lag_ms: peer.lag_known.then_some(peer.lag_ms),
-            verdict,
-            why,
-            source: Position::all(&reply.cursors, |c| c.source),
-            applied: Position::all(&reply.cursors, applied_of),
-            age_ms: peer.lag_known.then_some(peer.heard_ms),
-            reported_by: peer.site.clone(),
-        }
-    }
-}
-
-fn is_fresh(peer: &PeerStatus) -> bool {
-    peer.lag_known && peer.state == "HEALTHY" && peer.heard_ms <= FRESH_MS
-}
-
-fn after_colon(why: &str) -> String {
-    if why.is_empty() { String::new() } else { format!(": {why}") }
 }
 
 impl Document for Lag {
@@ -135,67 +127,30 @@ impl Document for Lag {
                 milliseconds(s.lag_ms),
                 s.verdict.to_owned(),
                 positions_text(&s.source),
-                positions_text(&s.applied),
+                s.applied.as_ref().map_or_else(|| "-".to_owned(), |applied| positions_text(applied)),
                 milliseconds(s.age_ms),
                 s.reported_by.clone(),
                 s.why.clone(),
             ]);
         }
-        table.write(out)
+        table.write(out)?;
+        if self.unreachable.is_empty() { Ok(()) } else { writeln!(out, "Unreachable: {}", self.unreachable.join(", ")) }
     }
 }
 
 fn positions_text(positions: &[Position]) -> String {
-    let all: Vec<String> = positions.iter().map(|p| format!("{}@{}", p.stream, p.lsn)).collect();
+    let all: Vec<String> = positions.iter().map(|p| format!("{}@{}", p.name, p.lsn)).collect();
     if all.is_empty() { "nothing yet".to_owned() } else { all.join(" ") }
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// When the shipper cannot be reached.
+/// When neither the control process nor the shipper of this site answers.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    watch::show_status(context, &args.watch, Lag::of).await
+    watch::show(context, &args.watch, async || Ok(Lag::of(&gather(context, false).await?))).await
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cursor(source: u64, applied: u64) -> StreamCursor {
-        StreamCursor { site: 1, incarnation: 1, source, applied, ..StreamCursor::default() }
-    }
-
-    fn peer(state: &str, heard_ms: u64, applied: u64) -> PeerStatus {
-        PeerStatus {
-            site: "site-b".to_owned(),
-            state: state.to_owned(),
-            lag_known: heard_ms != u64::MAX,
-            heard_ms,
-            cursors: vec![cursor(applied, applied)],
-            ..PeerStatus::default()
-        }
-    }
-
-    fn verdicts(peer: PeerStatus) -> Vec<&'static str> {
-        let reply = StatusReply { peers: vec![peer], cursors: vec![cursor(9, 9)], ..StatusReply::default() };
-        Lag::of(&reply).sites.iter().map(|site| site.verdict).collect()
-    }
-
-    #[test]
-    fn in_sync_is_never_said_without_evidence() {
-        assert_eq!(verdicts(peer("HEALTHY", 10, 9)), ["in sync", "in sync"]);
-        assert_eq!(verdicts(peer("HEALTHY", 10, 8)), ["in sync", "behind"]);
-        assert_eq!(verdicts(peer("HEALTHY", FRESH_MS + 1, 9)), ["unknown", "unknown"]);
-        assert_eq!(verdicts(peer("DOWN", 10, 9)), ["unknown", "unknown"]);
-        assert_eq!(verdicts(peer("DOWN", u64::MAX, 0)), ["unknown", "unknown"]);
-        let role = PRIMARY.to_owned();
-        let reply = StatusReply {
-            role,
-            peers: vec![peer("DOWN", 9, 9)],
-            cursors: vec![cursor(9, 9)],
-            ..StatusReply::default()
-        };
-        assert_eq!(Lag::of(&reply).sites[0].verdict, "in sync");
-    }
-}
+#[path = "lag_tests.rs"]
+mod tests;

@@ -4,24 +4,18 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use cfs_rpc::v1::MetricsRequest;
+use cfs_rpc::v1::admin_request::Kind;
+use cfs_rpc::v1::{MetricsRequest, ProcessUsage, StatusAnswer, StatusQuery};
 use serde::Serialize;
 
+use super::ask;
+use super::gather::is_witness;
 use crate::output::{self, Document};
 use crate::{Context, client};
 
-/// Figures that an operator greps for, and the metric behind each. The first metric that exists is taken; of samples
-/// of several sites, the largest.
-const FIGURES: [(&str, &[&str]); 8] = [
-    ("lag_ms", &["claudefs_replication_lag_ms"]),
-    ("entries_processed", &["claudefs_replication_entries_processed"]),
-    ("errors", &["claudefs_replication_errors_total"]),
-    ("conflict_count", &["claudefs_replication_conflict_count", "claudefs_replication_conflicts_total"]),
-    ("compression_ratio", &["claudefs_replication_compression_ratio"]),
-    ("compression_queue_size", &["claudefs_replication_compression_queue_size"]),
-    ("bandwidth_sent_bytes", &["claudefs_replication_bytes_sent", "claudefs_replication_sent_bytes_total"]),
-    ("bandwidth_received_bytes", &["claudefs_replication_bytes_received", "claudefs_replication_received_bytes_total"]),
-];
+mod figures;
+
+use figures::{Figure, PeerFigures, ProducerFigures, Sample};
 
 /// Printed where there is no data: 0 would be a claim.
 const NO_DATA: &str = "n/a";
@@ -44,78 +38,60 @@ enum Only {
 #[derive(Debug, Serialize)]
 struct Metrics {
     /// Null: there is no data.
-    summary: BTreeMap<&'static str, Option<f64>>,
+    summary: BTreeMap<&'static str, Figure>,
+    peers: Vec<PeerFigures>,
+    producers: Vec<ProducerFigures>,
     #[serde(skip_serializing_if = "Option::is_none")]
     samples: Option<Vec<Sample>>,
-}
-
-/// One line of the exposition format.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Sample {
-    name: String,
-    /// As exposed, without braces.
-    labels: String,
-    /// Null: not a finite number.
-    value: Option<f64>,
+    /// As they are printed.
     #[serde(skip)]
-    text: String,
-}
-
-impl Sample {
-    /// Reads a line; comments and what is no sample give `None`.
-    fn parse(line: &str) -> Option<Self> {
-        if line.starts_with('#') {
-            return None;
-        }
-        let (name, labels, rest) = match line.split_once('{') {
-            // A label's value may hold braces: the last one ends the set.
-            Some((name, rest)) => {
-                let (labels, rest) = rest.rsplit_once('}')?;
-                (name, labels, rest)
-            }
-            None => {
-                let (name, rest) = line.split_once(' ')?;
-                (name, "", rest)
-            }
-        };
-        let text = rest.split_whitespace().next()?.to_owned();
-        let value = text.parse::<f64>().ok()?;
-        let value = value.is_finite().then_some(value);
-        Some(Self { name: name.to_owned(), labels: labels.to_owned(), value, text })
-    }
-
-    fn line(&self) -> String {
-        let labels = if self.labels.is_empty() { String::new() } else { format!("{{{}}}", self.labels) };
-        format!("{}{labels} {}", self.name, self.text)
-    }
+    figures: Vec<(&'static str, Option<f64>)>,
 }
 
 impl Metrics {
-    fn of(text: &str, summary_only: bool) -> Self {
+    /// `text` is the shipper's page, `control` what the control process says of itself.
+    fn of(text: &str, control: Option<&ProcessUsage>, summary_only: bool) -> Self {
         let samples: Vec<Sample> = text.lines().filter_map(Sample::parse).collect();
-        let summary = FIGURES.iter().map(|(figure, names)| (*figure, figure_of(&samples, names))).collect();
-        Self { summary, samples: (!summary_only).then_some(samples) }
+        let figures = figures::summary(&samples, control);
+        Self {
+            summary: figures.iter().map(|(name, value)| (*name, Figure(*value))).collect(),
+            peers: figures::peers(&samples),
+            producers: figures::producers(&samples),
+            samples: (!summary_only).then_some(samples),
+            figures,
+        }
     }
 }
 
 /// One of the figures that an operator greps for, out of a shipper's metrics; `None` where there is no data.
 pub fn figure(text: &str, name: &str) -> Option<f64> {
-    Metrics::of(text, true).summary.get(name).copied().flatten()
+    Metrics::of(text, None, true).summary.get(name).and_then(|figure| figure.0)
 }
 
-fn figure_of(samples: &[Sample], names: &[&str]) -> Option<f64> {
-    names.iter().find_map(|name| samples.iter().filter(|s| s.name == *name).filter_map(|s| s.value).reduce(f64::max))
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| NO_DATA.to_owned(), |value| value.to_string())
 }
 
 impl Document for Metrics {
     const SCHEMA: &'static str = "cfs.metrics/1";
 
     fn write_table(&self, out: &mut dyn Write) -> io::Result<()> {
-        for (figure, _) in FIGURES {
-            match self.summary.get(figure).copied().flatten() {
-                Some(value) => writeln!(out, "{figure} {value}")?,
-                None => writeln!(out, "{figure} {NO_DATA}")?,
+        for (figure, value) in &self.figures {
+            writeln!(out, "{figure} {}", number(*value))?;
+        }
+        for peer in &self.peers {
+            let figures = [
+                ("bandwidth_sent_bytes", peer.bandwidth_sent_bytes),
+                ("bandwidth_saved_bytes", peer.bandwidth_saved_bytes),
+                ("bandwidth_received_bytes", peer.bandwidth_received_bytes),
+                ("bandwidth_sent_bytes_per_second", peer.bandwidth_sent_bytes_per_second),
+            ];
+            for (figure, value) in figures {
+                writeln!(out, "{figure}{{site={:?}}} {}", peer.site, number(value))?;
             }
+        }
+        for producer in &self.producers {
+            writeln!(out, "append_rate{{producer={:?}}} {}", producer.producer, number(producer.append_rate))?;
         }
         for sample in self.samples.iter().flatten() {
             writeln!(out, "{}", sample.line())?;
@@ -127,13 +103,31 @@ impl Document for Metrics {
 /// Runs the command.
 ///
 /// # Errors
-/// When the shipper cannot be reached.
+/// When the shipper cannot be reached, at a site that has one.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    let mut inspect = client::inspect(context).await?;
-    let reply = inspect.metrics(MetricsRequest {}).await.map_err(client::failed("report its metrics"))?;
-    let metrics = Metrics::of(&reply.into_inner().text, args.only == Some(Only::Summary));
+    let (control, shipper) = tokio::join!(control(context), shipper(context));
+    let text = match shipper {
+        Ok(text) => text,
+        // A witness has no shipper: its control process is all that there is to tell of.
+        Err(_) if control.as_ref().is_some_and(is_witness) => String::new(),
+        Err(error) => return Err(error),
+    };
+    let process = control.as_ref().and_then(|answer| answer.process.as_ref());
+    let metrics = Metrics::of(&text, process, args.only == Some(Only::Summary));
     output::print(context.format(), &metrics)?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn shipper(context: &Context) -> anyhow::Result<String> {
+    let mut inspect = client::inspect(context).await?;
+    let reply = inspect.metrics(MetricsRequest {}).await.map_err(client::failed("report its metrics"))?;
+    Ok(reply.into_inner().text)
+}
+
+/// `None`: it does not answer in time, and its figures are `n/a`.
+async fn control(context: &Context) -> Option<StatusAnswer> {
+    let asked = ask::query::<StatusAnswer>(context, Kind::Status(StatusQuery { all_sites: false })).await;
+    asked.ok().map(|answer| answer.body)
 }
 
 #[cfg(test)]
@@ -149,17 +143,32 @@ mod tests {
 
     #[test]
     fn figures_without_data_are_not_zero() {
-        let metrics = Metrics::of(TEXT, false);
-        assert_eq!(metrics.summary["lag_ms"], Some(7.0));
-        assert_eq!(metrics.summary["errors"], Some(0.0));
-        assert_eq!(metrics.summary["compression_ratio"], None);
+        let metrics = Metrics::of(TEXT, None, false);
+        assert_eq!(metrics.summary["lag_ms"], Figure(Some(7.0)));
+        assert_eq!(metrics.summary["errors"], Figure(Some(0.0)));
+        assert_eq!(metrics.summary["compression_ratio"], Figure(None));
         assert_eq!(metrics.samples.as_ref().map(Vec::len), Some(4));
+    }
+
+    #[test]
+    fn whole_numbers_have_no_point() {
+        let text = format!("{TEXT}claudefs_replication_process_cpu_percent 1.5\n");
+        let value = serde_json::to_string(&Metrics::of(&text, None, false)).expect("it is text");
+        for part in [
+            "\"lag_ms\":7,",
+            "\"errors\":0,",
+            "\"compression_ratio\":null",
+            "\"cpu_percent_shipper\":1.5,",
+            "\"value\":5}",
+        ] {
+            assert!(value.contains(part), "{part}: {value}");
+        }
     }
 
     #[test]
     fn the_table_can_be_grepped() {
         let mut out = Vec::new();
-        write_document(&mut out, Format::Table, &Metrics::of(TEXT, false)).expect("memory does not fail");
+        write_document(&mut out, Format::Table, &Metrics::of(TEXT, None, false)).expect("memory does not fail");
         let text = String::from_utf8(out).expect("text");
         assert!(text.contains("\ncompression_ratio n/a\n"), "{text}");
         assert!(text.contains("\nclaudefs_replication_lag_ms{site=\"a}b\"} 5\n"), "{text}");

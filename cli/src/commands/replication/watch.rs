@@ -18,28 +18,36 @@ pub struct Watch {
     watch: Option<u32>,
 }
 
-/// Prints what `view` makes of the site's status: once, or as often as the flag says.
+impl Watch {
+    /// Whether it was given.
+    pub(super) const fn is_on(&self) -> bool {
+        self.watch.is_some()
+    }
+}
+
+/// Prints what `look` finds: once, or as often as the flag says.
 ///
 /// # Errors
-/// When the shipper cannot be reached; while watching, that is reported and tried again.
-pub(super) async fn show_status<D: Document>(
+/// Those of `look`; while watching, they are reported and it is tried again.
+pub(super) async fn show<D: Document>(
     context: &Context,
     watch: &Watch,
-    view: impl Fn(&StatusReply) -> D,
+    look: impl AsyncFn() -> anyhow::Result<D>,
 ) -> anyhow::Result<ExitCode> {
     let Some(seconds) = watch.watch else {
-        output::print(context.format(), &view(&status(context).await?))?;
+        output::print(context.format(), &look().await?)?;
         return Ok(ExitCode::SUCCESS);
     };
     let clear = context.format() == Format::Table && std::io::stdout().is_terminal();
     let mut ticks = tokio::time::interval(Duration::from_secs(u64::from(seconds)));
     loop {
         ticks.tick().await;
+        let found = look().await;
         if clear {
             anstream::print!("\x1b[H\x1b[2J");
         }
-        match status(context).await {
-            Ok(reply) => output::print(context.format(), &view(&reply))?,
+        match found {
+            Ok(document) => output::print(context.format(), &document)?,
             Err(error) => anstream::eprintln!("error: {error:#}"),
         }
         if context.format() == Format::Table && !clear {
@@ -48,8 +56,8 @@ pub(super) async fn show_status<D: Document>(
     }
 }
 
-/// What the site of `context` says of itself.
-async fn status(context: &Context) -> anyhow::Result<StatusReply> {
+/// What the shipper of the site of `context` says.
+pub(super) async fn shipper_status(context: &Context) -> anyhow::Result<StatusReply> {
     let mut inspect = client::inspect(context).await?;
     let reply = inspect.status(StatusRequest::default()).await;
     Ok(reply.map_err(client::failed("report its status"))?.into_inner())

@@ -14,9 +14,11 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::Error;
 use super::files::Files;
+use super::joining::trusts_alone;
 use crate::ca::{CA_CERTIFICATE, certificate_file, key_file};
 use crate::clock::Clock;
 use crate::identity::{Identity, Role};
+use crate::{join, look};
 
 /// Most certificates in `ca.pem`: the authority, and its successor while one replaces the other.
 const MAX_AUTHORITIES: usize = 8;
@@ -30,9 +32,13 @@ pub struct Material {
     identity: Identity,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    looking: Arc<ClientConfig>,
+    joining: Arc<ServerConfig>,
+    authority_pin: Option<String>,
     verifier: Arc<dyn ClientCertVerifier>,
     expiry: Expiry,
     fingerprint: u64,
+    shown: u64,
 }
 
 /// When certificates stop being valid.
@@ -49,6 +55,23 @@ impl Expiry {
     pub fn left(&self, now: SystemTime) -> Duration {
         self.certificate.min(self.authority).duration_since(now).unwrap_or_default()
     }
+
+    /// Seconds from `now` until the certificate expires; negative: since then.
+    pub fn certificate_in_s(&self, now: SystemTime) -> f64 {
+        seconds_until(self.certificate, now)
+    }
+
+    /// The same of the authority.
+    pub fn authority_in_s(&self, now: SystemTime) -> f64 {
+        seconds_until(self.authority, now)
+    }
+}
+
+fn seconds_until(moment: SystemTime, now: SystemTime) -> f64 {
+    match moment.duration_since(now) {
+        Ok(left) => left.as_secs_f64(),
+        Err(since) => -since.duration().as_secs_f64(),
+    }
 }
 
 impl Material {
@@ -60,6 +83,24 @@ impl Material {
     /// Each names the file and what to do.
     pub fn load(dir: &Path, role: Role, clock: &Arc<dyn Clock>) -> Result<Self, Error> {
         Self::from_files(dir, role, clock, &Files::read(dir, role)?)
+    }
+
+    /// The same of files that are not in place yet; `now` is of account for nothing but dates.
+    pub(crate) fn of(
+        dir: &Path,
+        role: Role,
+        now: SystemTime,
+        authority: &[u8],
+        certificate: &[u8],
+        key: &[u8],
+    ) -> Result<Self, Error> {
+        let files = Files {
+            authority: authority.to_vec(),
+            certificate: certificate.to_vec(),
+            key: key.to_vec(),
+            next_key: Vec::new(),
+        };
+        Self::from_files(dir, role, &(Arc::new(FixedClock(now)) as Arc<dyn Clock>), &files)
     }
 
     pub(super) fn from_files(dir: &Path, role: Role, clock: &Arc<dyn Clock>, files: &Files) -> Result<Self, Error> {
@@ -89,15 +130,22 @@ impl Material {
             reason: error.to_string(),
         })?;
 
+        let now = clock.wall().clamp(from, to);
+        let issuer = authorities.iter().find(|authority| trusts_alone(authority, &chain, now).is_ok());
+        let authority_pin = issuer.and_then(|authority| join::pin(authority));
         let configs = Configs { provider, time: Arc::new(WallTime(clock.clone())), chain, key };
         let library = |error: rustls::Error| Error::Library { dir: dir.to_owned(), reason: error.to_string() };
         Ok(Self {
             identity,
             server: Arc::new(configs.server(verifier.clone()).map_err(library)?),
             client: Arc::new(configs.client(roots).map_err(library)?),
+            looking: Arc::new(configs.looking().map_err(library)?),
+            joining: Arc::new(configs.joining().map_err(library)?),
+            authority_pin,
             verifier,
             expiry: Expiry { certificate: to, authority },
             fingerprint: files.fingerprint(),
+            shown: files.shown(),
         })
     }
 
@@ -121,12 +169,32 @@ impl Material {
         self.client.clone()
     }
 
+    /// For accepting those who have no certificate yet. Whoever comes this way is a stranger.
+    pub(crate) fn joining_config(&self) -> Arc<ServerConfig> {
+        self.joining.clone()
+    }
+
+    /// The pin of the authority that issued the certificate in use.
+    pub fn authority_pin(&self) -> Option<String> {
+        self.authority_pin.clone()
+    }
+
+    /// For looking at what others serve, and nothing else: any certificate is taken.
+    pub(crate) fn looking_config(&self) -> Arc<ClientConfig> {
+        self.looking.clone()
+    }
+
     pub(super) const fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
 
+    /// Tells whether what others see has changed.
+    pub(super) const fn shown(&self) -> u64 {
+        self.shown
+    }
+
     /// Whether a peer's chain is good at `now`: issued by a trusted authority and not expired.
-    pub(super) fn trusts(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), rustls::Error> {
+    pub(crate) fn trusts(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), rustls::Error> {
         verify(&*self.verifier, chain, now)
     }
 }
@@ -148,7 +216,18 @@ impl Configs {
         // A resumed session would bring the client's identity back unverified.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![look::PROTOCOL.to_vec(), ALPN.to_vec()];
+        Ok(config)
+    }
+
+    fn joining(&self) -> Result<ServerConfig, rustls::Error> {
+        let mut config = ServerConfig::builder_with_details(self.provider.clone(), self.time.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_no_client_auth()
+            .with_single_cert(self.chain.clone(), self.key.clone_key())?;
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.alpn_protocols = vec![join::PROTOCOL.to_vec()];
         Ok(config)
     }
 
@@ -159,6 +238,18 @@ impl Configs {
             .with_client_auth_cert(self.chain.clone(), self.key.clone_key())?;
         config.resumption = rustls::client::Resumption::disabled();
         config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(config)
+    }
+
+    fn looking(&self) -> Result<ClientConfig, rustls::Error> {
+        let mut config = ClientConfig::builder_with_details(self.provider.clone(), self.time.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(look::AnyCertificate(self.provider.clone())))
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())?;
+        config.resumption = rustls::client::Resumption::disabled();
+        // One that does not know the first takes it for an ordinary connection.
+        config.alpn_protocols = vec![look::PROTOCOL.to_vec(), ALPN.to_vec()];
         Ok(config)
     }
 }
@@ -177,19 +268,39 @@ fn matching_key(
     match CertifiedKey::from_der(chain.to_vec(), key.clone_key(), provider) {
         Ok(_) => Ok(key),
         Err(rustls::Error::InconsistentKeys(_)) => {
+            // A crash came between certificate and key.
+            let next = PrivateKeyDer::from_pem_slice(&files.next_key).ok();
+            let fits = |key: &PrivateKeyDer<'static>| {
+                CertifiedKey::from_der(chain.to_vec(), key.clone_key(), provider).is_ok()
+            };
+            if let Some(next) = next.filter(fits) {
+                return Ok(next);
+            }
             Err(Error::KeyMismatch { key: path, certificate: dir.join(certificate_file(role)) })
         }
         Err(other) => Err(unusable(&path, &other.to_string())),
     }
 }
 
-fn verify(
+pub(super) fn verify(
     verifier: &dyn ClientCertVerifier,
     chain: &[CertificateDer<'_>],
     now: SystemTime,
 ) -> Result<(), rustls::Error> {
     let (leaf, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
     verifier.verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(since_epoch(now))).map(|_| ())
+}
+
+/// For checks at one moment.
+struct FixedClock(SystemTime);
+
+impl Clock for FixedClock {
+    fn boot(&self) -> Duration {
+        Duration::ZERO
+    }
+    fn wall(&self) -> SystemTime {
+        self.0
+    }
 }
 
 struct WallTime(Arc<dyn Clock>);

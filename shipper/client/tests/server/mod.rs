@@ -37,6 +37,8 @@ pub(crate) enum Fault {
 #[derive(Default)]
 pub(crate) struct Journal {
     pub(crate) held: HashMap<String, u64>,
+    /// The epoch in which each producer last appended: within it no number may be left out.
+    pub(crate) lives: HashMap<String, u64>,
     pub(crate) entries: Vec<(String, u64, Bytes)>,
     pub(crate) faults: VecDeque<Fault>,
     pub(crate) hellos: Vec<ProducerHello>,
@@ -45,6 +47,8 @@ pub(crate) struct Journal {
     pub(crate) mute: bool,
     /// The lease deadline that acks carry.
     pub(crate) deadline_ns: Option<u64>,
+    /// What is left of it when they leave.
+    pub(crate) left_ns: Option<u64>,
 }
 
 pub(crate) struct Shipper {
@@ -186,8 +190,11 @@ impl Shipper {
         }
         let highest_seq = {
             let mut journal = self.journal();
+            let held = journal.held.get(&name).copied().unwrap_or(0);
+            // A producer that this site does not know goes on after what it was acknowledged elsewhere.
+            journal.lives.entry(name.clone()).or_insert(0);
             journal.hellos.push(hello);
-            journal.held.get(&name).copied().unwrap_or(0)
+            held
         };
         let reply = ProducerHelloReply { highest_seq, role: Some(role) };
         out.send(Ok(AppendResponse { kind: Some(Outgoing::Hello(reply)) })).await.ok()?;
@@ -227,7 +234,8 @@ impl Shipper {
             return Err(Reason::Fenced(Fenced { current_epoch: role.epoch }));
         }
         let held = journal.held.get(name).copied().unwrap_or(0);
-        if message.first_seq > held + 1 {
+        let life = journal.lives.get(name).copied().unwrap_or(role.epoch);
+        if message.first_seq > held + 1 && life == role.epoch {
             let why = format!("gap: {} comes next", held + 1);
             return Err(Reason::Invalid(Invalid { seq: message.first_seq, why }));
         }
@@ -238,6 +246,7 @@ impl Shipper {
             if seq > held {
                 journal.entries.push((name.to_owned(), seq, op));
                 journal.held.insert(name.to_owned(), seq);
+                journal.lives.insert(name.to_owned(), role.epoch);
             }
         }
         Ok(!matches!(fault, Some(Fault::BreakAfterStoring)))
@@ -255,7 +264,7 @@ impl Shipper {
                     through_seq,
                     position: Some(StreamPosition { site: 1, incarnation: 1, lsn }),
                     lease_deadline_boot_ns: journal.deadline_ns.unwrap_or(u64::MAX),
-                    lease_left_ns: u64::MAX,
+                    lease_left_ns: journal.left_ns.unwrap_or(u64::MAX),
                 })
             };
             match ack {

@@ -5,6 +5,7 @@ use cfs_model::op::{Attributes, InodeKind, Op, StreamPosition, Time, op::Kind};
 
 use super::field::{Field, Life, Value};
 use super::inode::Inode;
+use super::register::Register;
 use super::validate::{Invalid, validate};
 
 /// Inode, name, and the value, or `None` for no value any more.
@@ -23,6 +24,18 @@ pub struct Effects<'a> {
     pub xattr: Option<XattrWrite<'a>>,
     /// How far tombstones may be forgotten.
     pub forget: Option<&'a [StreamPosition]>,
+}
+
+impl Effects<'_> {
+    /// The registers that are written.
+    pub fn registers(&self) -> impl Iterator<Item = Register> + '_ {
+        let entry = |(parent, name): (u64, &[u8])| Register::Dentry(parent, name.to_vec());
+        let named = self.named.map(|(parent, name, _)| (parent, name));
+        let fields =
+            self.inode.iter().flat_map(|(number, fields)| fields.iter().map(|(f, _)| Register::Field(*number, f)));
+        let xattr = self.xattr.map(|(inode, name, _)| Register::Xattr(inode, name.to_vec()));
+        self.cleared.into_iter().chain(named).map(entry).chain(fields).chain(xattr)
+    }
 }
 
 /// What `op`, in an entry of this version, writes. An operation that is not valid writes nothing; that an entry holds

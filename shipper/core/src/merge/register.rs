@@ -132,6 +132,13 @@ impl Register {
     /// The longest encoding.
     pub const MAX_BYTES: usize = 1 + 8 + 1 + 255;
 
+    /// The inode that it belongs to; of an entry, the directory.
+    pub const fn inode(&self) -> u64 {
+        match self {
+            Self::Field(inode, _) | Self::Dentry(inode, _) | Self::Xattr(inode, _) => *inode,
+        }
+    }
+
     /// Appends the encoding: table, inode big-endian, then the field, or the name after its length; so no register's
     /// encoding begins another's.
     pub fn encode(&self, out: &mut Vec<u8>) {

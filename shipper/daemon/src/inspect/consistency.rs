@@ -1,4 +1,8 @@
-//! Whether sites hold the same: digests at equal cursors, and the structure of what is held.
+//! Whether sites hold the same: digests at equal cursors, registers against the digests kept, the inodes in which sites
+//! differ, and the structure of what is held.
+
+mod findings;
+mod structure;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,69 +10,156 @@ use std::time::Duration;
 
 use cfs_model::Vector;
 use cfs_rpc::v1;
+use cfs_rpc::v1::peer_client::PeerClient;
+use cfs_shipper_core::caps::MAX_FRAME_BYTES;
+use cfs_store::digest::BUCKETS;
+use cfs_store::verify::Verified;
 use tokio::time::Instant;
+use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-use super::{blocking, store_error};
-use crate::digests;
 use crate::node::Node;
+use crate::verify::sums_from_wire;
+use crate::{descent, digests, verify};
+use findings::Findings;
 
 const DEFAULT_TIMEOUT_MS: u64 = 5000;
 const MAX_TIMEOUT_MS: u64 = 600_000;
 /// Cursors that have not met are compared again after this.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Findings of each kind that are listed; all are counted.
-const MAX_PROBLEMS: usize = 100;
+/// The same where it is known that they will not meet unless they are equal by now.
+const SURE_TIMEOUT: Duration = Duration::from_millis(1200);
+/// A pass over a store, and the way down to what differs, take no longer than this.
+const PASS: Duration = Duration::from_secs(3600);
+/// Inodes that are named.
+const MAX_NAMED: usize = 1000;
 
-/// Compares with every peer, or recomputes the local digest; checks the structure either way.
+/// Compares with every peer, unless only this site is to be looked at; checks registers and structure either way.
 pub(super) async fn check(node: &Arc<Node>, request: &v1::ConsistencyRequest) -> Result<v1::ConsistencyReply, Status> {
     let timeout_ms = if request.timeout_ms == 0 { DEFAULT_TIMEOUT_MS } else { request.timeout_ms.min(MAX_TIMEOUT_MS) };
-    let deadline = Instant::now() + Duration::from_millis(timeout_ms);
-    if request.local {
-        let sites = vec![recompute(node).await?];
-        return Ok(v1::ConsistencyReply { sites, ..structure(node).await? });
-    }
-    let compared = node.config.peers.iter().map(|peer| async move {
+    let mut findings = Findings::default();
+    let sites = if request.local {
+        let here = verify::verify(node).await?;
+        findings.damaged_here(node, &here);
+        vec![local_verdict(node, &here)]
+    } else {
+        against_all(node, Duration::from_millis(timeout_ms), &mut findings).await?
+    };
+    // Only now: a site that has just started was still applying while it waited to be compared.
+    let structure = structure::check(node, &mut findings).await?;
+    Ok(findings.fill(v1::ConsistencyReply { sites, ..structure }))
+}
+
+/// What one comparison found.
+struct Compared {
+    verdict: v1::SiteVerdict,
+    /// Whatever else was learnt of the peer, if it could be asked.
+    there: Option<There>,
+}
+
+struct There {
+    client: PeerClient<Channel>,
+    verified: Verified,
+    /// Buckets whose running sums differ.
+    differing: Vec<u16>,
+}
+
+async fn against_all(
+    node: &Arc<Node>,
+    timeout: Duration,
+    findings: &mut Findings,
+) -> Result<Vec<v1::SiteVerdict>, Status> {
+    let deadline = Instant::now() + timeout;
+    let peers = node.data_peers();
+    let compared = peers.iter().map(|peer| async move {
         let site = peer.name.to_string();
-        match tokio::time::timeout_at(deadline, compare(node, peer)).await {
-            Ok(verdict) => verdict,
-            Err(_) => not_compared(site, format!("cursors did not meet within {timeout_ms} ms; it may be far behind")),
+        let obstacle = obstacle(node, peer);
+        let deadline = if obstacle.is_some() { deadline.min(Instant::now() + SURE_TIMEOUT) } else { deadline };
+        let met = match tokio::time::timeout_at(deadline, compare(node, peer)).await {
+            Ok(met) => met,
+            Err(_) => Err(obstacle.unwrap_or_else(|| {
+                format!("cursors did not meet within {} ms; it may be far behind", timeout.as_millis())
+            })),
+        };
+        match met {
+            Ok((verdict, client)) => match tokio::time::timeout(PASS, there(node, client)).await {
+                Ok(Ok(there)) => Compared { verdict, there: Some(there) },
+                Ok(Err(why)) => Compared { verdict: undecided(verdict, why), there: None },
+                Err(_) => Compared { verdict: undecided(verdict, "it did not end its check".into()), there: None },
+            },
+            Err(why) => Compared { verdict: not_compared(site, why), there: None },
         }
     });
-    let sites = futures::future::join_all(compared).await;
-    // Only now: a site that has just started was still applying while it waited to be compared.
-    Ok(v1::ConsistencyReply { sites, ..structure(node).await? })
+    let (here, compared) = tokio::join!(verify::verify(node), futures::future::join_all(compared));
+    let here = here?;
+    findings.damaged_here(node, &here);
+    let mut sites = Vec::new();
+    for Compared { mut verdict, there } in compared {
+        if let Some(mut there) = there {
+            let candidates: std::collections::BTreeSet<u16> =
+                here.wrong.iter().chain(&there.verified.wrong).chain(&there.differing).copied().collect();
+            let difference = descent::differing(node, &mut there.client, candidates, MAX_NAMED).await;
+            findings.compared(node.site(), (&here, &there.verified), difference, &mut verdict);
+        }
+        sites.push(verdict);
+    }
+    Ok(sites)
 }
 
 fn not_compared(site: String, why: String) -> v1::SiteVerdict {
     v1::SiteVerdict { site, verdict: "NOT COMPARED".into(), why, ..v1::SiteVerdict::default() }
 }
 
-/// Compares with one peer at the latest cursors that both have passed through.
-async fn compare(node: &Arc<Node>, peer: &cfs_config::Peer) -> v1::SiteVerdict {
+/// Digests that match say nothing of registers that could not be read; those that differ do differ.
+fn undecided(verdict: v1::SiteVerdict, why: String) -> v1::SiteVerdict {
+    if verdict.verdict == "DIFFER" {
+        verdict
+    } else {
+        v1::SiteVerdict { verdict: "NOT COMPARED".into(), why, ..verdict }
+    }
+}
+
+/// Why the cursors of this site and a peer do not come to meet, as far as that is known; `None`: they do, or it has only started.
+fn obstacle(node: &Node, peer: &cfs_config::Peer) -> Option<String> {
+    if let Some(why) = node.governed.directed().kept_apart_from(peer.id) {
+        return Some(format!("no streams are exchanged with it: {why}"));
+    }
+    let (now_ms, silence_ms) = (node.boot_ms(), node.silence_ms());
+    if now_ms.saturating_sub(node.started_ms) <= silence_ms {
+        return None;
+    }
+    let peers = node.peers.lock();
+    let known = peers.get(&peer.name)?;
+    if !known.is_silent(now_ms, silence_ms) {
+        let answers = known.answered_at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) <= silence_ms);
+        return (!answers).then(|| "its words arrive here, and nothing that is sent from here is answered".to_owned());
+    }
+    let because = if known.trouble.is_empty() { String::new() } else { format!(": {}", known.trouble) };
+    Some(format!("nothing of it arrives here{because}"))
+}
+
+/// Compares digests with one peer at the latest cursors that both have passed through.
+pub(crate) async fn compare(
+    node: &Arc<Node>,
+    peer: &cfs_config::Peer,
+) -> Result<(v1::SiteVerdict, PeerClient<Channel>), String> {
     let site = peer.name.to_string();
-    let channel = match crate::dial::peer(node, peer).await {
-        Ok(channel) => channel,
-        Err(why) => return not_compared(site, why),
-    };
-    let mut client = v1::peer_client::PeerClient::new(channel);
+    let channel = crate::dial::peer(node, peer).await?;
+    let mut client = PeerClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
     loop {
         let wanted = node.store.position().applied.to_wire();
-        let theirs = match client.digests(v1::DigestsRequest { wanted, wait_ms: 1000 }).await.map(Response::into_inner)
-        {
-            Ok(theirs) => theirs,
-            Err(status) => return not_compared(site, status.message().to_owned()),
-        };
+        let theirs = client.digests(v1::DigestsRequest { wanted, wait_ms: 1000 }).await.map(Response::into_inner);
+        let theirs = theirs.map_err(|status| status.message().to_owned())?;
         if !theirs.comparable {
-            return not_compared(site, theirs.why);
+            return Err(theirs.why);
         }
-        let ours = match digests::recent(node, v1::DigestsRequest::default()).await {
-            Ok(ours) if ours.comparable => ours,
-            Ok(ours) => return not_compared(site, format!("here {}", ours.why)),
-            Err(status) => return not_compared(site, status.message().to_owned()),
-        };
+        let ours = digests::recent(node, v1::DigestsRequest::default()).await;
+        let ours = ours.map_err(|status| status.message().to_owned())?;
+        if !ours.comparable {
+            return Err(format!("here {}", ours.why));
+        }
         if let Some(verdict) = meet(&site, &ours.points, &theirs.points) {
-            return verdict;
+            return Ok((verdict, client));
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -91,50 +182,50 @@ fn meet(site: &str, ours: &[v1::DigestPoint], theirs: &[v1::DigestPoint]) -> Opt
     })
 }
 
-async fn structure(node: &Arc<Node>) -> Result<v1::ConsistencyReply, Status> {
-    let store = node.store.clone();
-    let report = blocking(move || store.structure(MAX_PROBLEMS).map_err(store_error)).await?;
-    let mut problems: Vec<String> = Vec::new();
-    problems.extend(report.orphans.iter().map(|inode| format!("inode {inode} exists and has no name")));
-    problems.extend(report.detached.iter().map(|inode| format!("directory {inode} has no way to the root")));
-    problems.extend(report.multiply_named.iter().map(|inode| format!("directory {inode} has more than one name")));
-    problems.extend(report.dangling.iter().map(|(parent, name, inode)| {
-        format!(
-            "entry {:?} of directory {parent} points to inode {inode}, which is not there",
-            String::from_utf8_lossy(name)
-        )
-    }));
-    let found = report.orphan_count + report.detached_count + report.multiply_named_count + report.dangling_count;
-    if found > problems.len() as u64 {
-        problems.push(format!("... and {} more", found - problems.len() as u64));
-    }
-    Ok(v1::ConsistencyReply {
-        site: node.site().to_string(),
-        sites: Vec::new(),
-        inodes: report.inodes,
-        entries: report.entries,
-        orphans: report.orphan_count,
-        dangling: report.dangling_count,
-        cycles: report.detached_count + report.multiply_named_count,
-        structure_sound: report.is_sound(),
-        problems,
-    })
+/// Has a peer read its registers, and compares the running sums of buckets. Those that are the same before or after
+/// are the same: what was written meanwhile is in one of the two.
+async fn there(node: &Arc<Node>, mut client: PeerClient<Channel>) -> Result<There, String> {
+    const BAD: &str = "it answered with something else";
+    let before = node.store.digest();
+    let request = v1::VerifyRequest { wanted: before.applied.to_wire(), wait_ms: 2000 };
+    let reply = client.verify(request).await.map_err(|status| status.message().to_owned())?.into_inner();
+    let applied = Vector::from_wire(&reply.applied).ok_or(BAD)?;
+    let buckets = sums_from_wire(&reply.buckets, BUCKETS).ok_or(BAD)?;
+    digests::wait_applied(node, &applied, Duration::from_secs(2)).await;
+    let after = node.store.digest();
+    let differing = (0u16..).zip(&buckets).filter(|(bucket, sum)| {
+        let bucket = usize::from(*bucket);
+        before.buckets[bucket] != **sum && after.buckets[bucket] != **sum
+    });
+    let differing = differing.map(|(bucket, _)| bucket).collect();
+    let wrong: Option<Vec<u16>> = reply
+        .wrong
+        .iter()
+        .map(|bucket| u16::try_from(*bucket).ok().filter(|bucket| usize::from(*bucket) < BUCKETS))
+        .collect();
+    let verified = Verified {
+        applied,
+        buckets,
+        rows: reply.rows,
+        wrong: wrong.ok_or(BAD)?,
+        unreadable: reply.unreadable,
+        unreadable_count: reply.unreadable_count,
+    };
+    Ok(There { client, verified, differing })
 }
 
-async fn recompute(node: &Arc<Node>) -> Result<v1::SiteVerdict, Status> {
-    let store = node.store.clone();
-    let recomputed = blocking(move || store.recompute_digest().map_err(store_error)).await?;
-    let same = recomputed.agrees();
-    Ok(v1::SiteVerdict {
+fn local_verdict(node: &Node, here: &Verified) -> v1::SiteVerdict {
+    let root = here.buckets.iter().fold(0u128, |sum, bucket| sum.wrapping_add(*bucket));
+    v1::SiteVerdict {
         site: node.site().to_string(),
-        verdict: if same { "MATCH" } else { "DIFFER" }.into(),
-        why: if same {
+        verdict: if here.is_sound() { "MATCH" } else { "DIFFER" }.into(),
+        why: if here.is_sound() {
             String::new()
         } else {
             "the registers do not have the digest that was kept: the file is damaged".into()
         },
-        cursors: recomputed.running.applied.to_wire(),
-        digest_here: format!("{:032x}", recomputed.running.root),
-        digest_there: format!("{:032x}", recomputed.registers.root),
-    })
+        cursors: here.applied.to_wire(),
+        digest_here: format!("{root:032x}"),
+        digest_there: String::new(),
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cfs_config::Durability;
 use cfs_model::op::StreamPosition;
-use cfs_model::{Epoch, StreamId};
+use cfs_model::{Epoch, Levels, StreamId, Vector};
 use cfs_rpc::identity::Role;
 use cfs_rpc::io::PeerIdentity;
 use cfs_rpc::v1::append_request::Kind as Incoming;
@@ -23,9 +23,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::governed::{Acknowledgement, Claim};
 use crate::node::Node;
-use crate::path::commit::Admitted;
-use crate::path::refusal;
+use crate::path::commit::{Admitted, Work};
+use crate::path::{frames, refusal};
 use crate::role;
 
 const PROTOCOL: u32 = 1;
@@ -35,6 +36,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
 /// Responses that wait for a producer that does not read.
 const RESPONSES: usize = 64;
+/// A session that only waits for its last acks looks at the lease so often.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Producers connected at the same time.
 const MAX_SESSIONS: usize = 1024;
 
@@ -42,14 +45,14 @@ const MAX_SESSIONS: usize = 1024;
 #[derive(Clone)]
 pub(crate) struct Service {
     node: Arc<Node>,
-    queue: mpsc::UnboundedSender<Admitted>,
+    queue: mpsc::UnboundedSender<Work>,
     room_for_entries: Arc<Semaphore>,
     room_for_bytes: Arc<Semaphore>,
     sessions: Arc<Semaphore>,
 }
 
 impl Service {
-    pub(crate) fn new(node: Arc<Node>, queue: mpsc::UnboundedSender<Admitted>) -> Self {
+    pub(crate) fn new(node: Arc<Node>, queue: mpsc::UnboundedSender<Work>) -> Self {
         Self {
             node,
             queue,
@@ -110,18 +113,32 @@ struct Session {
     producer: Bytes,
     epoch: Epoch,
     stream: StreamId,
+    /// Of the admission: what is owed is void once it has another number.
+    opening: u64,
+    /// What was applied here at the opening.
+    base: Arc<Vector>,
     copies: usize,
     owed: Owed,
+    /// It waits until its copies are promised, and that was told.
+    unpromised: bool,
 }
 
 impl Service {
     async fn run(&self, mut incoming: Streaming<AppendRequest>, out: Out) {
         let end = match self.begin(&mut incoming, &out).await {
-            Ok(mut session) => self.serve(&mut session, &mut incoming, &out).await,
+            Ok(mut session) => {
+                let end = self.serve(&mut session, &mut incoming, &out).await;
+                self.node.governed.session_ended(session.id);
+                if session.unpromised {
+                    self.node.signals.role.bump();
+                }
+                end
+            }
             Err(end) => end,
         };
         match end {
             End::Refused(first_seq, reason) => {
+                tracing::debug!(first_seq, ?reason, "a producer is refused");
                 self.node.metrics.refused(&reason);
                 let refusal = Refusal { first_seq, reason: Some(reason) };
                 // It may be gone already.
@@ -145,9 +162,13 @@ impl Service {
         let copies = self.check(&hello)?;
         let id = self.node.next_session();
         let producer = Bytes::from(hello.producer.into_bytes());
-        let (held, accepting) = {
+        let elsewhere = self.held_elsewhere(&producer);
+        let (held, accepting, opening, base) = {
             let mut admission = self.node.admission();
-            (admission.hello(&producer, id), admission.accepting())
+            if let Some((seq, applied)) = elsewhere {
+                admission.learn(&producer, seq, &applied);
+            }
+            (admission.hello(&producer, id), admission.accepting(), admission.opening(), admission.base())
         };
         let (Ok(held), Some((epoch, stream))) = (held, accepting) else {
             return Err(End::Refused(0, refusal::not_primary(&self.node)));
@@ -156,9 +177,17 @@ impl Service {
         if held.seq > 0 {
             owed.push(held.seq, held.lsn);
         }
+        tracing::debug!(session = id, producer = %producer.escape_ascii(), %epoch, held = held.seq, "a session begins");
         let reply = ProducerHelloReply { highest_seq: held.seq, role: Some(role::state(&self.node)) };
         send(out, Outgoing::Hello(reply)).await?;
-        Ok(Session { id, producer, epoch, stream, copies, owed })
+        Ok(Session { id, producer, epoch, stream, opening, base, copies, owed, unpromised: false })
+    }
+
+    /// Where other sites append in the same epoch: what is applied here of this producer, in whichever stream, and what is
+    /// applied at all.
+    fn held_elsewhere(&self, producer: &[u8]) -> Option<(u64, Vector)> {
+        let known = self.node.governed.directed().shared.then(|| self.node.store.producer(producer)).flatten()?;
+        Some((known.seq, self.node.store.position().applied))
     }
 
     fn check(&self, hello: &ProducerHello) -> Result<usize, End> {
@@ -166,6 +195,8 @@ impl Service {
         if hello.protocol != PROTOCOL {
             return Err(invalid(format!("protocol {} is unknown here, this site speaks {PROTOCOL}", hello.protocol)));
         }
+        let theirs = Levels::told(hello.level, hello.oldest_level);
+        frames::levels(&self.node).meet("the producer's library", theirs).map_err(invalid)?;
         // Control characters are kept for the shipper's own entries.
         let len = hello.producer.len();
         if !(1..=MAX_PRODUCER_BYTES).contains(&len) || hello.producer.contains(char::is_control) {
@@ -177,8 +208,8 @@ impl Service {
             "" => Durability::Local,
             text => text.parse().map_err(|e| invalid(format!("durability: {e}")))?,
         };
-        let copies = asked.copies().max(self.node.config.replication.durability.copies());
-        let others = self.node.config.peers.len();
+        let copies = asked.copies().max(self.node.settings.now().durability.copies());
+        let others = self.node.data_peers().len();
         if copies > others {
             return Err(invalid(format!("durability remote({copies}) needs {copies} other sites, there are {others}")));
         }
@@ -189,6 +220,7 @@ impl Service {
         let mut durable = self.node.signals.durable.subscribe();
         let mut peers = self.node.signals.peers.subscribe();
         let mut role = self.node.signals.role.subscribe();
+        let may_need_others = self.may_need_others(session);
         loop {
             if let Err(end) = self.acknowledge(session, out).await {
                 return end;
@@ -196,17 +228,21 @@ impl Service {
             let waiting = !session.owed.is_empty();
             tokio::select! {
                 () = durable.changed(), if waiting => {}
-                () = peers.changed(), if waiting && session.copies > 0 => {}
+                () = peers.changed(), if waiting && may_need_others => {}
                 () = role.changed() => {
                     if self.node.admission().accepting() != Some((session.epoch, session.stream)) {
-                        return End::Refused(0, refusal::reason(&self.node, Refused::NotAccepting, 0));
+                        // What was taken is still acknowledged while the lease runs: a switchover loses nothing.
+                        return match self.flush(session, out).await {
+                            Ok(()) => End::Refused(0, refusal::reason(&self.node, Refused::NotAccepting, 0)),
+                            Err(end) => end,
+                        };
                     }
                 }
                 message = incoming.message() => {
                     let entries = match message {
                         Ok(Some(AppendRequest { kind: Some(Incoming::Entries(entries)) })) => entries,
                         Ok(Some(_)) => return End::Broken(Status::invalid_argument("only entries follow hello")),
-                        Ok(None) => return self.drain(session, out).await,
+                        Ok(None) => return self.flush(session, out).await.err().unwrap_or(End::Gone),
                         Err(status) if status.code() == tonic::Code::OutOfRange => {
                             return End::Broken(Status::invalid_argument(format!("a message is over its limit: {}", status.message())));
                         }
@@ -214,7 +250,12 @@ impl Service {
                     };
                     let first_seq = entries.first_seq;
                     if let Err(reason) = self.admit(session, entries).await {
-                        // What was admitted before is acknowledged to the producer's next session.
+                        if self.node.governed.may_append(self.node.boot_ns()).is_none()
+                            && let Err(End::Gone) = self.flush(session, out).await
+                        {
+                            return End::Gone;
+                        }
+                        // What was admitted before is acknowledged now, or to the producer's next session.
                         return End::Refused(first_seq, reason);
                     }
                 }
@@ -222,29 +263,34 @@ impl Service {
         }
     }
 
-    /// Sends the acks that are still owed, until all are or the role is lost.
-    async fn drain(&self, session: &mut Session, out: &Out) -> End {
+    /// Sends the acks that are still owed, until all are or the right to acknowledge ends.
+    async fn flush(&self, session: &mut Session, out: &Out) -> Result<(), End> {
         let mut role = self.node.signals.role.subscribe();
         let mut durable = self.node.signals.durable.subscribe();
         let mut peers = self.node.signals.peers.subscribe();
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
         loop {
-            if let Err(end) = self.acknowledge(session, out).await {
-                return end;
-            }
+            self.acknowledge(session, out).await?;
             if session.owed.is_empty() {
-                return End::Gone;
+                return Ok(());
+            }
+            if self.node.governed.may_acknowledge(self.node.boot_ns()) != Some(session.epoch) {
+                return Err(End::Refused(0, refusal::reason(&self.node, Refused::NotAccepting, 0)));
             }
             tokio::select! {
                 () = durable.changed() => {}
-                () = peers.changed(), if session.copies > 0 => {}
-                () = role.changed() => {
-                    if self.node.admission().accepting() != Some((session.epoch, session.stream)) {
-                        return End::Gone;
-                    }
-                }
-                () = out.closed() => return End::Gone,
+                () = peers.changed() => {}
+                () = role.changed() => {}
+                // Leases run out silently.
+                _ = look.tick() => {}
+                () = out.closed() => return Err(End::Gone),
             }
         }
+    }
+
+    /// Whether an ack may wait for another site.
+    fn may_need_others(&self, session: &Session) -> bool {
+        session.copies > 0 || !self.node.governed.directed().rules.is_empty()
     }
 
     /// Sends what may be acknowledged now: durable as asked, under a lease that runs (invariants 2 and 4).
@@ -252,18 +298,42 @@ impl Service {
         if session.owed.is_empty() {
             return Ok(());
         }
-        let through = self.node.acknowledged(session.stream, session.epoch, session.copies);
-        let Some((through_seq, lsn)) = session.owed.take(through) else { return Ok(()) };
-        if self.node.governed.may_append(self.node.boot_ns()) != Some(session.epoch) {
-            return Err(End::Refused(0, refusal::reason(&self.node, Refused::NotAccepting, 0)));
-        }
-        let ack = AppendAck {
-            through_seq,
-            position: Some(StreamPosition::of(session.stream, lsn)),
-            lease_deadline_boot_ns: self.node.governed.lease_deadline_ns(),
-            lease_left_ns: role::lease_left_ns(&self.node),
+        let claim = Claim { session: session.id, epoch: session.epoch, stream: session.stream, asked: session.copies };
+        let (owed, base) = (&mut session.owed, &session.base);
+        let answer = {
+            // Under the lock of the admission, so that LSNs which are taken back are not mistaken for those owed.
+            let admission = self.node.admission();
+            if admission.opening() == session.opening {
+                self.node.governed.acknowledge(
+                    claim,
+                    self.node.wall_ns() / 1_000_000,
+                    || self.node.boot_ns(),
+                    |directed| self.node.acknowledged(directed, (claim.stream, claim.epoch), base, claim.asked),
+                    |through| owed.take(through),
+                )
+            } else {
+                Acknowledgement::Ended
+            }
         };
-        send(out, Outgoing::Ack(ack)).await
+        let unpromised = std::mem::replace(&mut session.unpromised, answer == Acknowledgement::Unpromised);
+        if session.unpromised != unpromised {
+            self.node.signals.role.bump();
+        }
+        match answer {
+            Acknowledgement::Given { through_seq, lsn, lease_deadline_ns } => {
+                let ack = AppendAck {
+                    through_seq,
+                    position: Some(StreamPosition::of(session.stream, lsn)),
+                    lease_deadline_boot_ns: lease_deadline_ns,
+                    lease_left_ns: role::left_ns(lease_deadline_ns, self.node.boot_ns()),
+                };
+                tracing::debug!(session = session.id, through_seq, %lsn, "acknowledges");
+                // If this sleeps, the ack carries a deadline that has passed, and the producer takes it as unknown.
+                send(out, Outgoing::Ack(ack)).await
+            }
+            Acknowledgement::Nothing | Acknowledgement::Unpromised => Ok(()),
+            Acknowledgement::Ended => Err(End::Refused(0, refusal::reason(&self.node, Refused::NotAccepting, 0))),
+        }
     }
 
     async fn admit(&self, session: &mut Session, message: AppendEntries) -> Result<(), Reason> {
@@ -281,10 +351,15 @@ impl Service {
             return Err(refusal::backpressure("the queue of the group commit is full".into()));
         };
         let mut admission = self.node.admission();
+        // The admission may be open for a moment longer than the lease, after a process slept.
+        if self.node.governed.may_append(self.node.boot_ns()) != Some(session.epoch) {
+            return Err(refusal::reason(&self.node, Refused::NotAccepting, first_seq));
+        }
         let places = admission.entries(&session.producer, session.id, Epoch(epoch), first_seq, entries.len());
         let Places { held, first_lsn, last_lsn } =
             places.map_err(|refused| refusal::reason(&self.node, refused, first_seq))?;
         session.owed.push(first_seq + entries.len() as u64 - 1, last_lsn);
+        let new = entries.len().saturating_sub(held) as u64;
         if held < entries.len() {
             entries.drain(..held);
             let admitted = Admitted {
@@ -297,10 +372,12 @@ impl Service {
                 _room: Some(room),
             };
             // Under the lock of the admission, so that the queue is in the order of LSNs.
-            if self.queue.send(admitted).is_err() {
+            if self.queue.send(Work::Append(admitted)).is_err() {
                 return Err(refusal::backpressure("the shipper is stopping".into()));
             }
         }
+        drop(admission);
+        self.node.recent.admitted(&session.producer, new, self.node.boot_ms());
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cfs_audit::{Event, Kind, Severity};
 use cfs_journal::Reader;
 use cfs_model::{Lsn, StreamId, Vector};
 use cfs_shipper_core::batch::Batch;
@@ -22,9 +23,12 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// Runs for as long as the process lives. Blocks: give it a thread of its own.
 pub(crate) async fn apply_all(node: Arc<Node>) {
     let mut durable = node.signals.durable.subscribe();
-    let mut apply = Apply { node, feeds: BTreeMap::new() };
+    let mut apply = Apply { node: node.clone(), feeds: BTreeMap::new() };
     loop {
-        match apply.step() {
+        let turn = node.applying.lock().await;
+        let step = apply.step();
+        drop(turn);
+        match step {
             Step::Progress => {}
             Step::Nothing => tokio::select! {
                 () = durable.changed() => {}
@@ -54,6 +58,11 @@ struct Feed {
 
 impl Apply {
     fn step(&mut self) -> Step {
+        if self.node.bootstrap.is_copying() {
+            // The store is another one afterwards.
+            self.feeds.clear();
+            return Step::Nothing;
+        }
         if let Err(stream) = self.read() {
             self.feeds.remove(&stream);
             return Step::Failed;
@@ -113,6 +122,8 @@ impl Apply {
     fn stuck(&self, stream: StreamId, kind: &'static str, why: String) {
         if self.node.positions.stuck(stream, why.clone()) {
             self.node.metrics.error(kind);
+            let text = format!("ERROR: applying stream {stream} stopped: {why}");
+            self.node.audit(Event::new(Kind::Corruption, Severity::Error, text).with("stream", stream.to_string()));
             tracing::error!(%stream, why, "applying stopped; it is tried again");
         }
     }
@@ -152,6 +163,7 @@ impl Apply {
         let started_ns = self.node.boot_ns();
         let decoded: Result<Vec<Decoded>, _> = transaction.iter().map(decode).collect();
         let outcome = decoded.map_err(|(stream, error)| (Some(stream), error.to_string()));
+        self.node.audit.about_to_apply(&self.node, transaction);
         let outcome =
             outcome.and_then(|decoded| self.node.store.apply(&decoded).map_err(|error| (None, reason(&error))));
         match outcome {
@@ -159,10 +171,17 @@ impl Apply {
                 for batch in transaction {
                     self.node.positions.applied(batch.header().stream, batch.header().last_lsn());
                 }
+                self.node.audit.applied(&self.node, transaction, &applied);
                 for lost in &applied.conflicts {
                     tracing::warn!(register = ?lost.key.register, stamp = %lost.version.stamp, "CONFLICT: a write lost a merge");
                 }
-                self.node.metrics.applied(transaction, applied.conflicts.len(), self.node.boot_ns() - started_ns);
+                let took_ns = self.node.boot_ns() - started_ns;
+                self.node.metrics.applied(transaction, &applied, took_ns);
+                if let Some(last) = transaction.last().map(Batch::header) {
+                    let (batches, conflicts, took_us) = (transaction.len(), applied.conflicts.len(), took_ns / 1000);
+                    let (stream, end) = (last.stream, last.last_lsn());
+                    tracing::debug!(batches, %stream, %end, conflicts, took_us, "applied");
+                }
                 self.node.signals.applied.bump();
                 Step::Progress
             }

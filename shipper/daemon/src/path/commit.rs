@@ -14,6 +14,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::fatal::fatal;
 use crate::node::Node;
+use crate::probe::Disk;
 
 /// A batch is closed when it would grow past this, so that a few large entries do not make it wait for long.
 const SOFT_RAW_BYTES: usize = 1024 * 1024;
@@ -32,13 +33,22 @@ pub(crate) struct Admitted {
     pub(crate) _room: Option<[OwnedSemaphorePermit; 2]>,
 }
 
+/// What queues for the group commit.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Append(Admitted),
+    /// Prove that this thread and its disk work.
+    Prove,
+}
+
 /// Runs until the queue is closed. Blocks: give it a thread of its own. A write that fails ends the process.
-pub(crate) async fn group_commit(node: Arc<Node>, mut queue: UnboundedReceiver<Admitted>) {
+pub(crate) async fn group_commit(node: Arc<Node>, mut queue: UnboundedReceiver<Work>) {
     let mut commit = Commit {
         clock: HybridClock::new(0, node.wall_ns(), node.boot_ns()),
         stream: None,
         builder: Builder::default(),
         scratch: Vec::new(),
+        disk: Disk::default(),
         node,
     };
     let mut carried: Option<Admitted> = None;
@@ -46,23 +56,37 @@ pub(crate) async fn group_commit(node: Arc<Node>, mut queue: UnboundedReceiver<A
         let first = match carried.take() {
             Some(first) => first,
             None => match queue.recv().await {
-                Some(first) => first,
+                Some(Work::Append(first)) => first,
+                Some(Work::Prove) => {
+                    commit.node.proof.arrived();
+                    commit.disk.prove(&commit.node);
+                    continue;
+                }
                 None => return,
             },
         };
         let (stream, epoch, first_lsn) = (first.stream, first.epoch, first.first_lsn);
         // What queued is gathered, never waited for; the time-out bounds gathering from a queue that never runs dry.
-        let close_at_ms = commit.node.boot_ms() + commit.node.config.replication.batch_timeout_ms;
+        let close_at_ms = commit.node.boot_ms() + commit.node.settings.now().batch_timeout_ms;
         carried = commit.fill(first);
         while carried.is_none() && commit.node.boot_ms() <= close_at_ms {
             match queue.try_recv() {
                 // One batch has one stream and one epoch.
-                Ok(next) if (next.stream, next.epoch) != (stream, epoch) => carried = Some(next),
-                Ok(next) => carried = commit.fill(next),
+                Ok(Work::Append(next)) if (next.stream, next.epoch) != (stream, epoch) => carried = Some(next),
+                Ok(Work::Append(next)) => carried = commit.fill(next),
+                // The commit that follows proves more.
+                Ok(Work::Prove) => commit.node.proof.arrived(),
                 Err(_) => break,
             }
         }
-        commit.write(stream, epoch, first_lsn);
+        // Appends of an epoch whose lease has ended would only be late entries of it: nobody was told that they are
+        // there, and their producers ask the next primary.
+        if commit.node.governed.may_acknowledge(commit.node.boot_ns()) == Some(epoch) {
+            commit.write(stream, epoch, first_lsn);
+        } else {
+            carried = None;
+            commit.drop_all(stream, &mut queue);
+        }
     }
 }
 
@@ -72,6 +96,7 @@ struct Commit {
     stream: Option<Open>,
     builder: Builder,
     scratch: Vec<u8>,
+    disk: Disk,
 }
 
 struct Open {
@@ -86,7 +111,7 @@ struct Open {
 impl Commit {
     /// Moves entries into the batch; returns what is left of `from` when the batch is full.
     fn fill(&mut self, mut from: Admitted) -> Option<Admitted> {
-        let most = self.node.config.replication.batch_size;
+        let most = self.node.settings.now().batch_size;
         loop {
             let full = self.builder.count() >= most || self.builder.len() >= SOFT_RAW_BYTES;
             match from.ops.as_slice().first() {
@@ -105,6 +130,25 @@ impl Commit {
                 from.first_lsn = from.first_lsn.next();
             }
         }
+    }
+
+    /// Drops what is gathered and queued, unwritten, and takes its LSNs back. All of it is of one opening: the stream is
+    /// not opened again before what was handed out is written or taken back.
+    fn drop_all(&mut self, stream: StreamId, queue: &mut UnboundedReceiver<Work>) {
+        let mut dropped = u64::from(self.builder.count());
+        self.builder.finish();
+        // Closed, nothing more is queued.
+        self.node.admission().close();
+        while let Ok(work) = queue.try_recv() {
+            match work {
+                Work::Append(admitted) => dropped += admitted.ops.len() as u64,
+                Work::Prove => self.node.proof.arrived(),
+            }
+        }
+        let end = self.node.positions.cursor(stream).durable();
+        self.node.admission().take_back(stream, end);
+        tracing::warn!(%stream, %end, dropped, "entries of an epoch that ended were dropped before they were written");
+        self.node.signals.role.bump();
     }
 
     fn write(&mut self, stream: StreamId, epoch: Epoch, first_lsn: Lsn) {
@@ -133,7 +177,7 @@ impl Commit {
             first_clock,
             durable_lsn: open.end,
             vector,
-            codec: self.node.config.replication.compression,
+            codec: self.node.settings.now().compression,
             raw_len: 0,
             encoded_len: 0,
             payload_checksum: 0,
@@ -152,7 +196,12 @@ impl Commit {
         open.vector = seen;
         let vectors = batch.header().vector.clone().map(|vector| (first_lsn, vector));
         self.node.positions.persisted(stream, open.end, vectors, self.node.boot_ms());
-        self.node.metrics.committed(&batch, encoded_ns - started_ns, self.node.boot_ns() - encoded_ns);
+        self.node.unshared.written(stream, open.end, batch.bytes().len() as u64);
+        self.node.proof.given(self.node.boot_ms());
+        let written_ns = self.node.boot_ns() - encoded_ns;
+        self.node.metrics.committed(&batch, encoded_ns - started_ns, written_ns);
+        let (bytes, sync_us) = (batch.bytes().len(), written_ns / 1000);
+        tracing::debug!(%stream, %epoch, first = %first_lsn, count, bytes, sync_us, "a batch is durable");
         self.node.signals.durable.bump();
     }
 

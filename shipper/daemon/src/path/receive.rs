@@ -1,10 +1,11 @@
-//! The receiver's side: dials every other site for ever, pulls what it holds and this site lacks, and checks all of it
-//! before it reaches the journal.
+//! The receiver's side: a session with one source, which pulls what it holds and this site lacks, and checks all of it before it
+//! reaches the journal.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cfs_audit::{Event, Kind, Severity};
 use cfs_config::Peer as PeerConfig;
 use cfs_model::{Epoch, Lsn, StreamId, Vector};
 use cfs_rpc::v1;
@@ -16,74 +17,54 @@ use cfs_shipper_core::caps::MAX_FRAME_BYTES;
 use cfs_shipper_core::session::{self, Refused, Tail};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 
 use crate::governor::own_stream;
 use crate::node::Node;
-use crate::path::frames::{check_hello, hello, split, stream_states};
-use crate::path::replicate::Received;
+use crate::path::frames::{check_hello, hello, split, stream_states_and_floor};
+use crate::path::replicate::{Received, Work};
 use crate::path::ship::learn;
 
 /// Frames that wait for the network.
 const FRAMES: usize = 16;
-/// Pause before the next try, from the first to the last; it is never given up.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
-/// A session that lasted for so long was sound, and its end begins a new episode.
-const SOUND_AFTER_MS: u64 = 10_000;
 /// A source that refused a stream is asked again after this.
 const REFUSED_PAUSE_MS: u64 = 1000;
 /// Connecting, handshake and the answer to hello together.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps a session with one site for as long as the process lives.
-pub(crate) async fn follow(node: Arc<Node>, site: PeerConfig, journal: mpsc::Sender<Received>) {
-    let mut pause = BACKOFF.0;
-    loop {
-        let session = node.next_session();
-        let started_ms = node.boot_ms();
-        let error = run(&node, &site, session, &journal).await;
-        node.plan().disconnected(session);
-        let lasted = node.boot_ms().saturating_sub(started_ms) > SOUND_AFTER_MS;
-        lost(&node, &site, &error, lasted);
-        if lasted {
-            pause = BACKOFF.0;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(BACKOFF.1);
-    }
+/// How a session ended.
+pub(super) enum Ended {
+    /// The next one goes on at once, over this connection.
+    Renewed(Channel),
+    Broken(String),
 }
 
-/// One episode without a sound connection is counted and logged once, however many tries it takes; a moment without one,
-/// as while sites start, is none.
-fn lost(node: &Node, site: &PeerConfig, error: &str, lasted: bool) {
-    let now_ms = node.boot_ms();
-    let news = node.peers.update(&site.name, |peer| {
-        peer.trouble = error.to_owned();
-        peer.down &= !lasted;
-        let long = peer.silent_ms(now_ms, node.started_ms) > node.silence_ms();
-        long && !std::mem::replace(&mut peer.down, true)
-    });
-    if news == Some(true) {
-        node.metrics.error("peer_lost");
-        tracing::warn!(site = %site.name, address = site.peer, error, "no connection to a site; trying again for ever");
-    }
-    node.signals.peers.bump();
-}
-
-async fn run(node: &Arc<Node>, site: &PeerConfig, session: u64, journal: &mpsc::Sender<Received>) -> String {
+/// One session, over `renewed` if there is a connection already.
+pub(super) async fn run(
+    node: &Arc<Node>,
+    site: &PeerConfig,
+    session: u64,
+    journal: &mpsc::Sender<Work>,
+    channel: Option<Channel>,
+) -> Ended {
     let (out, frames) = mpsc::channel(FRAMES);
     let dial = async {
-        let channel = crate::dial::peer(node, site).await?;
+        let channel = match channel {
+            Some(channel) => channel,
+            None => crate::dial::peer(node, site).await?,
+        };
         let mut client = PeerClient::new(channel)
             .max_decoding_message_size(MAX_FRAME_BYTES)
             .max_encoding_message_size(MAX_FRAME_BYTES);
-        send(&out, Outgoing::Hello(hello(node))).await?;
+        let frame = v1::ReceiverFrame { kind: Some(Outgoing::Hello(hello(node))) };
+        out.send(frame).await.map_err(|_| "the connection broke".to_owned())?;
         let reply = client.subscribe(ReceiverStream::new(frames)).await;
         reply.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
     };
     let mut incoming = match tokio::time::timeout(DIAL_TIMEOUT, dial).await {
         Ok(Ok(incoming)) => incoming,
-        Ok(Err(error)) => return error,
-        Err(_) => return format!("no answer within {} s", DIAL_TIMEOUT.as_secs()),
+        Ok(Err(error)) => return Ended::Broken(error),
+        Err(_) => return Ended::Broken(format!("no answer within {} s", DIAL_TIMEOUT.as_secs())),
     };
     let mut session = Session {
         node: node.clone(),
@@ -97,9 +78,13 @@ async fn run(node: &Arc<Node>, site: &PeerConfig, session: u64, journal: &mpsc::
         durable_bytes: 0,
         echo_boot_ns: 0,
     };
-    match session.serve(&mut incoming).await {
-        Ok(()) => "it closed the connection".to_owned(),
-        Err(error) => error,
+    tokio::select! {
+        outcome = session.serve(&mut incoming) => match outcome {
+            Ok(()) => Ended::Broken("it closed the connection".to_owned()),
+            Err(error) => Ended::Broken(error),
+        },
+        // What was received over this one and is not written yet may come again, and is then passed over.
+        channel = crate::dial::again(node, site) => Ended::Renewed(channel),
     }
 }
 
@@ -108,7 +93,7 @@ struct Session {
     site: PeerConfig,
     id: u64,
     out: mpsc::Sender<v1::ReceiverFrame>,
-    journal: mpsc::Sender<Received>,
+    journal: mpsc::Sender<Work>,
     /// The streams asked for, and where each ends as received.
     tails: BTreeMap<StreamId, (u64, Tail)>,
     /// Numbers the pulls, so that late answers to an earlier one are known.
@@ -126,20 +111,27 @@ impl Session {
         let mut role = self.node.signals.role.subscribe();
         let mut heartbeat = tokio::time::interval(self.node.heartbeat());
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let silence = Duration::from_millis(self.node.silence_ms().max(3000));
+        let silence = self.node.session_silence();
         let mut heard = tokio::time::Instant::now();
         loop {
             tokio::select! {
                 frame = incoming.message() => {
                     heard = tokio::time::Instant::now();
-                    match frame.map_err(|status| self.broken(&status))? {
-                        Some(frame) => self.take(frame).await?,
-                        None => return Ok(()),
-                    }
+                    let Some(frame) = frame.map_err(|status| self.broken(&status))? else { return Ok(()) };
+                    self.node.peers.sourced(&self.site.name, self.node.boot_ms());
+                    self.take(frame).await?;
                 }
                 () = durable.changed() => self.report().await?,
                 () = applied.changed() => self.report().await?,
-                () = role.changed() => self.ask().await?,
+                () = role.changed() => {
+                    if let Some(why) = self.node.governed.directed().kept_apart_from(self.site.id) {
+                        return Err(why.to_owned());
+                    }
+                    if self.node.data_peer(&self.site.name).is_none() {
+                        return Err("it is no longer enrolled".to_owned());
+                    }
+                    self.ask().await?;
+                }
                 _ = heartbeat.tick() => {
                     if heard.elapsed() > silence {
                         return Err(format!("nothing heard for {} ms", heard.elapsed().as_millis()));
@@ -193,19 +185,32 @@ impl Session {
         if self.node.peers.heard(&self.site.name, now_ms, floor, streams) {
             self.node.signals.peers.bump();
         }
+        let mut claimed = BTreeMap::new();
+        let directed = self.node.governed.directed();
         for state in streams {
             let Some((stream, lsn)) = state.durable.and_then(|p| Some((p.stream()?, p.lsn()))) else { continue };
-            self.node.plan().offered(self.id, stream, lsn);
-            self.node.positions.heard_of(stream, lsn, now_ms);
+            let mut plan = self.node.plan();
+            plan.offered(self.id, stream, lsn);
+            plan.keeps_from(self.id, stream, Lsn(state.first_lsn));
+            drop(plan);
+            claimed.insert(stream, directed.end_of(stream, lsn));
         }
+        self.node.positions.claimed(self.site.id, &claimed, now_ms);
     }
 
     /// Asks for what this source has and nobody else sends, and cancels what another sends by now.
     async fn ask(&mut self) -> Result<(), String> {
+        // A site that holds nothing has to know first from where it goes on.
+        if !self.node.bootstrap.pulls() {
+            return Ok(());
+        }
         let own = own_stream(&self.node).filter(|_| self.node.admission().accepting().is_some());
         let now_ms = self.node.boot_ms();
         let held: Vector = self.node.positions.lock().iter().map(|(s, p)| (*s, p.cursor.received())).collect();
-        let asked = self.node.plan().to_ask(self.id, now_ms, |stream| held.get(stream), |stream| Some(stream) != own);
+        // A stream that has reached its limit is not asked for until there is another; that is no fault of anybody.
+        let limits = self.node.governed.limits();
+        let wanted = |stream| Some(stream) != own && limits.of(stream).is_none_or(|limit| held.get(stream) < limit);
+        let asked = self.node.plan().to_ask(self.id, now_ms, |stream| held.get(stream), wanted);
         let gone: Vec<StreamId> = {
             let plan = self.node.plan();
             self.tails.keys().filter(|stream| !plan.pulls(self.id, **stream)).copied().collect()
@@ -213,7 +218,7 @@ impl Session {
         for stream in gone {
             self.tails.remove(&stream);
             let cancel = v1::CancelPull { site: u32::from(stream.site.0), incarnation: stream.incarnation.0 };
-            send(&self.out, Outgoing::Cancel(cancel)).await?;
+            self.send(Outgoing::Cancel(cancel)).await?;
         }
         for stream in asked {
             let position = self.node.journal.position(stream);
@@ -224,7 +229,7 @@ impl Session {
             let pull = v1::Pull { after, chain: tail.chain.0.to_vec().into(), number: self.pulls };
             self.tails.insert(stream, (self.pulls, tail));
             tracing::debug!(site = %self.site.name, %stream, "pulling");
-            send(&self.out, Outgoing::Pull(pull)).await?;
+            self.send(Outgoing::Pull(pull)).await?;
         }
         Ok(())
     }
@@ -242,10 +247,14 @@ impl Session {
             self.durable_bytes += bytes;
             return Ok(());
         };
-        let batches = split(frame.batches).map_err(|error| bad_batch(&self.node, &self.site, stream, &error))?;
-        let history = self.node.governed.history();
+        let mut batches = split(frame.batches).map_err(|error| bad_batch(&self.node, &self.site, stream, &error))?;
+        let (history, limit) = (self.node.governed.history(), self.node.governed.limits().of(stream));
+        let mut within = 0;
         for batch in &batches {
             let header = batch.header();
+            if limit.is_some_and(|limit| header.last_lsn() > limit) {
+                break;
+            }
             match session::check(stream, tail, header, &history) {
                 Ok(()) => {}
                 Err(Refused::EpochUnknown(epoch)) => {
@@ -257,16 +266,31 @@ impl Session {
                 Err(refused) => return Err(bad_batch(&self.node, &self.site, stream, &refused)),
             }
             *tail = Tail { lsn: header.last_lsn(), chain: batch.chain_after(), epoch: header.epoch };
+            within += 1;
         }
         let end = tail.lsn;
+        if within < batches.len() {
+            // Held back, not refused: it is pulled again from here once there is another limit.
+            batches.truncate(within);
+            self.node.plan().start_again(stream);
+            tracing::debug!(%stream, %end, "received as far as allowed");
+        }
+        if batches.is_empty() {
+            self.durable_bytes += bytes;
+            return Ok(());
+        }
+        tracing::debug!(site = %self.site.name, %stream, %end, batches = batches.len(), bytes, "received");
         self.node.metrics.received(bytes);
         self.node.peers.update(&self.site.name, |peer| {
             peer.received_bytes += bytes;
             peer.fault.clear();
         });
-        self.node.positions.heard_of(stream, end, self.node.boot_ms());
+        self.node.positions.sent_by(self.site.id, stream, end, self.node.boot_ms());
         self.undurable.push_back((stream, end, bytes));
-        self.journal.send(Received { stream, batches }).await.map_err(|_| "the shipper is stopping".to_owned())
+        self.journal
+            .send(Work::Batches(Received { stream, batches }))
+            .await
+            .map_err(|_| "the shipper is stopping".to_owned())
     }
 
     fn take_refusal(&mut self, refused: &v1::PullRefused) -> Result<(), String> {
@@ -277,11 +301,19 @@ impl Session {
             let news = self.node.peers.update(&self.site.name, |peer| !std::mem::replace(&mut peer.diverged, true));
             if news == Some(true) {
                 self.node.metrics.error("diverged");
+                let text =
+                    format!("ERROR: {} has another content of stream {stream}: {}", self.site.name, refused.detail);
+                let event = Event::new(Kind::Diverged, Severity::Error, text).site(self.site.name.as_str());
+                self.node.audit(event.with("stream", stream.to_string()));
                 tracing::error!(site = %self.site.name, %stream, detail = refused.detail, "streams have diverged");
+                self.node.signals.role.bump();
             }
         }
-        let why = format!("{} refuses to send it: {}", self.site.name, refused.detail);
-        self.node.positions.stuck(stream, why);
+        // Whether another site still has it, or a snapshot is needed, is judged from what all of them say.
+        if refused.reason() != Reason::Gone {
+            let why = format!("{} refuses to send it: {}", self.site.name, refused.detail);
+            self.node.positions.stuck(stream, why);
+        }
         Ok(())
     }
 
@@ -294,13 +326,23 @@ impl Session {
             self.durable_bytes += bytes;
             self.undurable.pop_front();
         }
+        let (streams, floor) = stream_states_and_floor(&self.node);
         let ack = v1::ReceiverAck {
-            streams: stream_states(&self.node),
+            streams,
             durable_bytes: self.durable_bytes,
-            floor: self.node.governed.floor().0,
+            floor,
             echo_boot_ns: std::mem::take(&mut self.echo_boot_ns),
         };
-        send(&self.out, Outgoing::Ack(ack)).await
+        self.send(Outgoing::Ack(ack)).await
+    }
+
+    /// Where the way there is cut and the way back is not, what is sent piles up: the session ends, and another source is looked for.
+    async fn send(&self, kind: Outgoing) -> Result<(), String> {
+        let (frame, limit) = (v1::ReceiverFrame { kind: Some(kind) }, self.node.session_silence());
+        match tokio::time::timeout(limit, self.out.send(frame)).await {
+            Ok(sent) => sent.map_err(|_| "the connection broke".to_owned()),
+            Err(_) => Err(format!("it takes nothing that is sent to it, for {} ms", limit.as_millis())),
+        }
     }
 }
 
@@ -318,9 +360,4 @@ fn fault(node: &Node, site: &PeerConfig, why: String) -> String {
         tracing::error!(site = %site.name, why, "what a site sent was refused");
     }
     why
-}
-
-async fn send(out: &mpsc::Sender<v1::ReceiverFrame>, kind: Outgoing) -> Result<(), String> {
-    let frame = v1::ReceiverFrame { kind: Some(kind) };
-    out.send(frame).await.map_err(|_| "the connection broke".to_owned())
 }

@@ -31,6 +31,15 @@ pub(crate) fn reason(node: &Node, refused: Refused, first_seq: u64) -> Reason {
 /// Nobody may append here now: who may, or what this site waits for.
 pub(crate) fn not_primary(node: &Node) -> Reason {
     let (site, address, epoch) = node.governed.primary();
+    let directed = node.governed.directed();
+    if directed.fenced {
+        let why = fenced(&directed.fenced_why);
+        return Reason::NotPrimary(NotPrimary { site: String::new(), address: String::new(), epoch: epoch.0, why });
+    }
+    if let Some(change) = node.governed.change_under_way() {
+        let why = format!("the primary changes; this site waits for {change}");
+        return Reason::NotPrimary(NotPrimary { site: String::new(), address: String::new(), epoch: epoch.0, why });
+    }
     if site == node.site().as_str() {
         let why = match node.governed.waiting().for_what {
             waiting if waiting.is_empty() => "this site is primary and not ready yet".to_owned(),
@@ -38,8 +47,20 @@ pub(crate) fn not_primary(node: &Node) -> Reason {
         };
         return backpressure(why);
     }
+    if node.governed.is_told_primary() {
+        // Active-active: another site may take them, and this one will again.
+        return backpressure(match node.governed.waiting().for_what {
+            waiting if waiting.is_empty() => "this site takes appends, and is not ready yet".to_owned(),
+            waiting => format!("this site takes appends, and waits for {waiting}"),
+        });
+    }
     let why = if site.is_empty() { "no control process has named a primary yet" } else { "another site is primary" };
     Reason::NotPrimary(NotPrimary { site, address, epoch: epoch.0, why: why.into() })
+}
+
+fn fenced(why: &str) -> String {
+    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+    format!("this site is fenced and takes no appends{why}; `cfs admin replication status` there names the way out")
 }
 
 /// Not now, but soon.
@@ -76,4 +97,17 @@ pub(crate) fn validate(first_seq: u64, entries: &[Bytes]) -> Result<usize, Reaso
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fenced_site_says_so_with_whose_word_it_was() {
+        let said = fenced("root@host sealed it and wants site-b to be primary");
+        assert!(said.starts_with("this site is fenced and takes no appends: root@host sealed it"), "{said}");
+        assert!(said.contains("status` there names the way out"), "{said}");
+        assert!(fenced("").starts_with("this site is fenced and takes no appends; "));
+    }
 }

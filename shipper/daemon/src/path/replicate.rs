@@ -9,6 +9,7 @@ use cfs_model::{Lsn, StreamId};
 use cfs_shipper_core::batch::Batch;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use crate::bootstrap::Begin;
 use crate::fatal::fatal;
 use crate::node::Node;
 
@@ -26,13 +27,22 @@ pub(crate) struct Received {
     pub(crate) batches: Vec<Batch>,
 }
 
+/// What the thread does, in order.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Writes batches.
+    Batches(Received),
+    /// Lets streams go on behind a copy of a store.
+    Begin(Begin),
+}
+
 /// The queue in front of [`persist`].
-pub(crate) fn queue() -> (Sender<Received>, Receiver<Received>) {
+pub(crate) fn queue() -> (Sender<Work>, Receiver<Work>) {
     channel(QUEUE)
 }
 
 /// Runs until the queue is closed. Blocks: give it a thread of its own. A write that fails ends the process.
-pub(crate) async fn persist(node: Arc<Node>, mut queue: Receiver<Received>) {
+pub(crate) async fn persist(node: Arc<Node>, mut queue: Receiver<Work>) {
     let mut writers: HashMap<StreamId, Writer> = HashMap::new();
     while let Some(first) = queue.recv().await {
         // What is not written is not acknowledged, and the source waits for credit.
@@ -41,8 +51,15 @@ pub(crate) async fn persist(node: Arc<Node>, mut queue: Receiver<Received>) {
         }
         let mut bytes = 0;
         let mut groups: BTreeMap<StreamId, Vec<Batch>> = BTreeMap::new();
-        let mut next = Some(first);
-        while let Some(received) = next {
+        let (mut next, mut begin) = (Some(first), None);
+        while let Some(work) = next {
+            let received = match work {
+                Work::Batches(received) => received,
+                Work::Begin(streams) => {
+                    begin = Some(streams);
+                    break;
+                }
+            };
             bytes += received.batches.iter().map(|batch| batch.bytes().len()).sum::<usize>();
             groups.entry(received.stream).or_default().extend(received.batches);
             next = if bytes < GROUP_BYTES { queue.try_recv().ok() } else { None };
@@ -50,6 +67,15 @@ pub(crate) async fn persist(node: Arc<Node>, mut queue: Receiver<Received>) {
         for (stream, batches) in groups {
             write(&node, &mut writers, stream, batches);
         }
+        if let Some(begin) = begin {
+            for stream in begin.streams() {
+                writers.remove(&stream);
+            }
+            begin.carry_out(&node);
+        }
+        // A closed stream is given up as a whole once nobody needs it, unless somebody writes it.
+        let directed = node.governed.directed();
+        writers.retain(|stream, _| !directed.closed.contains_key(stream));
         node.signals.durable.bump();
     }
 }
@@ -71,6 +97,17 @@ fn write(node: &Node, writers: &mut HashMap<StreamId, Writer>, stream: StreamId,
     let held = node.journal.position(stream).map(|position| position.durable).unwrap_or_default();
     let new = batches.last().is_some_and(|batch| batch.header().last_lsn() > held);
     keep_what_follows(held, &mut batches);
+    // A seal may have come while they waited for the disk.
+    if let Some(limit) = node.governed.limits().of(stream) {
+        let before = batches.len();
+        batches.retain(|batch| batch.header().last_lsn() <= limit);
+        if batches.len() < before {
+            node.plan().start_again(stream);
+        }
+        if batches.is_empty() {
+            return;
+        }
+    }
     let Some(last) = batches.last() else {
         if new {
             // Something before it was dropped: both have to come again.
@@ -104,7 +141,9 @@ fn write(node: &Node, writers: &mut HashMap<StreamId, Writer>, stream: StreamId,
     node.saw_clock(clock);
     let vectors = batches.iter().filter_map(|b| Some((b.header().first_lsn, b.header().vector.clone()?)));
     node.positions.persisted(stream, end, vectors.collect::<Vec<_>>(), node.boot_ms());
-    node.metrics.replicated(node.boot_ns() - started_ns);
+    let took_ns = node.boot_ns() - started_ns;
+    node.metrics.replicated(took_ns);
+    tracing::debug!(%stream, %end, batches = batches.len(), sync_us = took_ns / 1000, "received batches are durable");
     if stream.site == node.id() {
         // Let the group commit have the own stream.
         writers.remove(&stream);

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use cfs_journal::Reader;
+use cfs_audit::{Event, Kind, Severity};
+use cfs_journal::{Reader, read};
 use cfs_model::{Epoch, Lsn, SiteName, StreamId};
-use cfs_rpc::identity::Role;
-use cfs_rpc::io::PeerIdentity;
 use cfs_rpc::v1;
 use cfs_rpc::v1::pull_refused::Reason;
 use cfs_rpc::v1::receiver_frame::Kind as Incoming;
@@ -16,68 +15,31 @@ use cfs_shipper_core::batch::{Batch, ChainHash};
 use cfs_shipper_core::caps::{FRAME_TARGET_BYTES, MAX_BATCHES_PER_FRAME};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, Streaming};
 
-use crate::governor::opened_to_wire;
+use crate::directed::opened_to_wire;
 use crate::node::Node;
-use crate::path::frames::{check_hello, hello, stream_states};
-use crate::{digests, status};
+use crate::path::frames::{check_hello, hello, stream_states_and_floor};
 
 /// Frames that wait for the network.
 const FRAMES: usize = 4;
 
-/// Serves other sites' shippers.
-#[derive(Clone)]
-pub(crate) struct Service(pub(crate) Arc<Node>);
-
-/// The caller, if it is a shipper of a site that this one knows (invariant 9).
-fn caller<T>(node: &Node, request: &Request<T>) -> Result<SiteName, Status> {
-    let peer = PeerIdentity::of(request).ok_or_else(|| Status::unauthenticated("no certificate"))?;
-    let identity = &peer.identity;
-    if identity.role != Role::Shipper {
-        return Err(Status::permission_denied(format!("a certificate of the role {} may not ask this", identity.role)));
-    }
-    if !node.config.peers.iter().any(|known| known.name == identity.site) {
-        return Err(Status::permission_denied(format!(
-            "{} is not in the configuration of {} ([[peers]])",
-            identity.site,
-            node.site()
-        )));
-    }
-    Ok(identity.site.clone())
-}
-
 type Out = mpsc::Sender<Result<v1::SourceFrame, Status>>;
 
-#[tonic::async_trait]
-impl v1::peer_server::Peer for Service {
-    type SubscribeStream = ReceiverStream<Result<v1::SourceFrame, Status>>;
-
-    async fn subscribe(
-        &self,
-        request: Request<Streaming<v1::ReceiverFrame>>,
-    ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let site = caller(&self.0, &request)?;
-        let (out, frames) = mpsc::channel(FRAMES);
-        let node = self.0.clone();
-        tokio::spawn(async move {
-            let session = Session::new(node, site);
-            if let Err(status) = session.run(request.into_inner(), &out).await {
-                let _ = out.send(Err(status)).await;
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(frames)))
-    }
-
-    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
-        caller(&self.0, &request)?;
-        Ok(Response::new(status::local(&self.0)))
-    }
-
-    async fn digests(&self, request: Request<v1::DigestsRequest>) -> Result<Response<v1::DigestsReply>, Status> {
-        caller(&self.0, &request)?;
-        Ok(Response::new(digests::recent(&self.0, request.into_inner()).await?))
-    }
+/// Serves one receiver; what it is sent waits in the stream that is returned.
+pub(super) fn subscribed(
+    node: &Arc<Node>,
+    site: SiteName,
+    incoming: Streaming<v1::ReceiverFrame>,
+) -> ReceiverStream<Result<v1::SourceFrame, Status>> {
+    let (out, frames) = mpsc::channel(FRAMES);
+    let session = Session::new(node.clone(), site);
+    tokio::spawn(async move {
+        if let Err(status) = session.run(incoming, &out).await {
+            let _ = out.send(Err(status)).await;
+        }
+    });
+    ReceiverStream::new(frames)
 }
 
 /// A stream that the receiver pulls.
@@ -112,16 +74,32 @@ impl Session {
         let mut role = self.node.signals.role.subscribe();
         let mut heartbeat = tokio::time::interval(self.node.heartbeat());
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let silence = 2 * self.node.session_silence();
+        let mut heard = tokio::time::Instant::now();
         loop {
             let sent = self.send_batches(out).await?;
             tokio::select! {
                 frame = incoming.message() => match frame? {
-                    Some(frame) => self.take(frame, out).await?,
+                    Some(frame) => {
+                        heard = tokio::time::Instant::now();
+                        self.take(frame, out).await?;
+                    }
                     None => return Ok(()),
                 },
                 () = durable.changed() => {}
-                () = role.changed() => self.send_state(out).await?,
-                _ = heartbeat.tick() => self.send_state(out).await?,
+                () = role.changed() => {
+                    self.check_apart()?;
+                    self.send_state(out).await?;
+                }
+                _ = heartbeat.tick() => {
+                    // Each sign of life is answered. Where the way back is cut the other end would go on to take this site for its
+                    // source, and get nothing more once it would have to acknowledge.
+                    if heard.elapsed() > silence {
+                        let why = format!("nothing heard of {} for {} ms", self.site, heard.elapsed().as_millis());
+                        return Err(Status::unavailable(why));
+                    }
+                    self.send_state(out).await?;
+                }
                 // Applied cursors travel with the heartbeat and with batches; a session that idles tells them at once.
                 () = applied.changed(), if self.pulls.is_empty() => {}
                 () = std::future::ready(()), if sent => {}
@@ -139,12 +117,22 @@ impl Session {
             Status::failed_precondition(why)
         })?;
         self.learn(theirs.floor, theirs.opened).await?;
+        self.check_apart()?;
         if self.node.peers.heard(&self.site, self.node.boot_ms(), theirs.floor, &theirs.streams) {
             self.node.signals.peers.bump();
         }
         let hello = hello(&self.node);
         (self.told_floor, self.told_history) = (Epoch(hello.floor), hello.opened.len());
         send(out, Outgoing::Hello(hello)).await
+    }
+
+    /// Ends the session if no streams are exchanged with the site.
+    fn check_apart(&self) -> Result<(), Status> {
+        let id = self.node.peers.lock().get(&self.site).map(|peer| peer.id);
+        match id.and_then(|id| self.node.governed.directed().kept_apart_from(id)) {
+            Some(why) => Err(Status::failed_precondition(format!("{} refuses {}: {why}", self.node.site(), self.site))),
+            None => Ok(()),
+        }
     }
 
     async fn learn(&self, floor: u64, opened: Vec<v1::Opened>) -> Result<(), Status> {
@@ -157,9 +145,13 @@ impl Session {
                 let now_ms = self.node.boot_ms();
                 if ack.echo_boot_ns != 0 {
                     let rtt_us = self.node.boot_ns().saturating_sub(ack.echo_boot_ns) / 1000;
-                    self.node.peers.update(&self.site, |peer| peer.rtt_us = rtt_us);
+                    self.node.peers.update(&self.site, |peer| {
+                        peer.rtt_us = rtt_us;
+                        peer.answered_at_ms = Some(now_ms);
+                    });
                 }
                 self.durable_bytes = self.durable_bytes.max(ack.durable_bytes.min(self.sent_bytes));
+                tracing::trace!(site = %self.site, durable = self.durable_bytes, sent = self.sent_bytes, "acknowledged");
                 self.node.peers.heard(&self.site, now_ms, ack.floor, &ack.streams);
                 self.node.signals.peers.bump();
                 if Epoch(ack.floor) > self.node.governed.floor() {
@@ -191,14 +183,19 @@ impl Session {
         let opened = tokio::task::spawn_blocking(move || open_reader(&journal, stream, lsn, chain)).await;
         match opened.map_err(|e| Status::internal(e.to_string()))? {
             Ok(reader) => {
+                tracing::debug!(site = %self.site, %stream, after = %lsn, "serves a pull");
                 self.pulls.insert(stream, Pull { number: pull.number, reader: Some(reader) });
                 Ok(())
             }
             Err((reason, detail)) => {
                 if reason == Reason::Diverged {
                     self.node.metrics.error("diverged");
+                    let text = format!("ERROR: {} holds another content of stream {stream} at {lsn}", self.site);
+                    let event = Event::new(Kind::Diverged, Severity::Error, text).site(self.site.as_str());
+                    self.node.audit(event.with("stream", stream.to_string()).with("lsn", lsn.0));
                     tracing::error!(site = %self.site, %stream, lsn = %lsn, "a site holds another content of a stream");
                     self.node.peers.update(&self.site, |peer| peer.diverged = true);
+                    self.node.signals.role.bump();
                 }
                 let refused = v1::PullRefused { after: Some(after), reason: reason.into(), detail };
                 send(out, Outgoing::Refused(refused)).await
@@ -226,11 +223,22 @@ impl Session {
             let batches = match batches {
                 Ok(batches) => batches,
                 Err(error) => {
-                    self.node.metrics.error("journal_read");
-                    tracing::error!(%stream, %error, "this site's copy of a stream does not read");
+                    let reason = match error {
+                        read::Error::Gone { .. } => Reason::Gone,
+                        _ => Reason::Damaged,
+                    };
+                    if reason == Reason::Gone {
+                        tracing::warn!(site = %self.site, %error, "retention removed what a site was being sent");
+                    } else {
+                        self.node.metrics.error("journal_read");
+                        let text = format!("ERROR: this site's copy of stream {stream} does not read: {error}");
+                        let event = Event::new(Kind::Corruption, Severity::Error, text);
+                        self.node.audit(event.with("stream", stream.to_string()));
+                        tracing::error!(%stream, %error, "this site's copy of a stream does not read");
+                    }
                     self.pulls.remove(&stream);
                     let after = Some(cfs_model::op::StreamPosition::of(stream, Lsn::ZERO));
-                    let refused = v1::PullRefused { after, reason: Reason::Damaged.into(), detail: error.to_string() };
+                    let refused = v1::PullRefused { after, reason: reason.into(), detail: error.to_string() };
                     send(out, Outgoing::Refused(refused)).await?;
                     continue;
                 }
@@ -262,20 +270,30 @@ impl Session {
         let batches = batches.freeze();
         send(out, Outgoing::Batches(v1::Batches { site, incarnation, batches, sent_boot_ns, number })).await?;
         self.sent_bytes += len;
+        if let Some(last) = frame.last().map(Batch::header) {
+            let (batches, undurable) = (frame.len(), self.sent_bytes - self.durable_bytes);
+            tracing::debug!(site = %self.site, %stream, end = %last.last_lsn(), batches, bytes = len, undurable, "sent");
+        }
         self.node.metrics.sent(len);
-        self.node.peers.update(&self.site, |peer| peer.sent_bytes += len);
+        let saved = |batch: &Batch| u64::from(batch.header().raw_len.saturating_sub(batch.header().encoded_len));
+        let saved: u64 = frame.iter().map(saved).sum();
+        self.node.peers.update(&self.site, |peer| {
+            peer.sent_bytes += len;
+            peer.saved_bytes += saved;
+        });
         Ok(())
     }
 
     async fn send_state(&mut self, out: &Out) -> Result<(), Status> {
-        let floor = self.node.governed.floor();
+        let (streams, floor) = stream_states_and_floor(&self.node);
+        let floor = Epoch(floor);
         let history = self.node.governed.history();
         let opened = opened_to_wire(&history);
         // The whole history only when it changed.
         let news = floor != self.told_floor || opened.len() != self.told_history;
         (self.told_floor, self.told_history) = (floor, opened.len());
         let state = v1::SourceState {
-            streams: stream_states(&self.node),
+            streams,
             floor: floor.0,
             opened: if news { opened } else { Vec::new() },
             sent_boot_ns: self.node.boot_ns(),
@@ -320,11 +338,13 @@ fn open_reader(
     if after > held {
         return Err((Reason::Behind, format!("this site holds {stream} up to {held}")));
     }
-    match journal.chain_at(stream, after) {
-        Ok(Some(ours)) if ours == chain => {
-            journal.reader(stream, after).map_err(|error| (Reason::Damaged, error.to_string()))
-        }
-        Ok(Some(_) | None) => Err((Reason::Diverged, format!("{stream} has another history at {after}"))),
+    let diverged = || Err((Reason::Diverged, format!("{stream} has another history at {after}")));
+    match journal.reader(stream, after) {
+        Ok(reader) if reader.chain() == chain => Ok(reader),
+        Ok(_) | Err(read::Error::NotBoundary { .. }) => diverged(),
+        // Nothing of it is here, and nothing of it is asked for.
+        Err(read::Error::UnknownStream(_)) => Err((Reason::Behind, format!("this site does not hold {stream}"))),
+        Err(error @ read::Error::Gone { .. }) => Err((Reason::Gone, error.to_string())),
         Err(error) => Err((Reason::Damaged, error.to_string())),
     }
 }

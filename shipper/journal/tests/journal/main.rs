@@ -11,3 +11,4 @@ mod golden;
 mod history;
 mod offline;
 mod prepared;
+mod remove;

@@ -147,6 +147,7 @@ fn merge_told(total: &mut Applied, mut more: Applied) {
     total.entries += more.entries;
     total.conflicts.append(&mut more.conflicts);
     total.superseded.append(&mut more.superseded);
+    total.repeated.append(&mut more.repeated);
     total.ignored += more.ignored;
     total.forgotten += more.forgotten;
 }

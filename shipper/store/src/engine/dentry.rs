@@ -1,8 +1,8 @@
 //! Writing directory entries.
 
-use cfs_shipper_core::merge::{Dentry, Incoming, Register, VERSION_BYTES};
+use cfs_shipper_core::merge::{Dentry, Incoming, Register};
 
-use super::lost::Contest;
+use super::named::Named;
 use super::txn::{Scratch, Txn};
 use crate::backend::Write;
 use crate::row::{NamedRow, named_key};
@@ -60,29 +60,11 @@ impl<W: Write> Txn<'_, W> {
             }
             return Ok(Relink::between(None, target));
         }
-        let row = NamedRow::decode(TABLE, key, existing)?;
-        let held = row.dentry(key)?;
-        let verdict = self.contest(&Contest {
-            incoming,
-            held: held.map(|d| d.version),
-            has_lost: row.has_lost,
-            register: &register,
-            incoming_value: &|out| out.extend_from_slice(&value[1 + VERSION_BYTES..]),
-            held_value: &|out| out.extend_from_slice(row.register.get(VERSION_BYTES..).unwrap_or_default()),
-        })?;
-        if !verdict.takes {
-            if verdict.has_lost != row.has_lost {
-                existing[0] = verdict.has_lost.into();
-                self.tables.put(TABLE, key, existing)?;
-            }
+        let held = NamedRow::decode(TABLE, key, existing)?.dentry(key)?;
+        let named = Named { table: TABLE, inode: parent, key, register: &register };
+        if !self.merge_named(&named, incoming, held.map(|d| d.version), value, existing)? {
             return Ok(Relink::default());
         }
-        value[0] = verdict.has_lost.into();
-        self.tables.put(TABLE, key, value)?;
-        if !row.register.is_empty() {
-            self.digest_sub(parent, TABLE, key, row.register);
-        }
-        self.digest_add(parent, TABLE, key, &value[1..]);
         let was_tomb = held.is_some_and(|d| d.target.is_none());
         if was_tomb != target.is_none() {
             self.index_tomb(&register(), target.is_none())?;

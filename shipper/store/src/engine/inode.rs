@@ -177,7 +177,7 @@ impl<W: Write> Txn<'_, W> {
         Ok(links)
     }
 
-    /// Adds a name that a snapshot brings.
+    /// Adds a name that a snapshot or a repair brings.
     pub(super) fn install_link(&mut self, inode: u64, parent: u64, name: &[u8]) -> Result<(), Error> {
         let key = inode_key(inode);
         let mut value = Vec::new();
@@ -192,6 +192,18 @@ impl<W: Write> Txn<'_, W> {
         let fields = row.inode(&key)?;
         let touch = Touch { inode, link: Some((parent, name)), ..Touch::default() };
         let mut promoted = Vec::new();
+        let links = self.relink(&touch, row.links, &mut promoted)?;
+        self.replace_inode(inode, &row, &fields, (row.lost, &fields, &links), &mut value)
+    }
+
+    /// Takes a name away that no entry gives the inode. The row must decode.
+    pub(super) fn drop_link(&mut self, inode: u64, parent: u64, name: &[u8]) -> Result<(), Error> {
+        let key = inode_key(inode);
+        let Some(bytes) = self.tables.get(TABLE, &key)?.map(<[u8]>::to_vec) else { return Ok(()) };
+        let row = InodeRow::decode(&key, &bytes)?;
+        let fields = row.inode(&key)?;
+        let touch = Touch { inode, unlink: Some((parent, name)), ..Touch::default() };
+        let (mut promoted, mut value) = (Vec::new(), Vec::new());
         let links = self.relink(&touch, row.links, &mut promoted)?;
         self.replace_inode(inode, &row, &fields, (row.lost, &fields, &links), &mut value)
     }

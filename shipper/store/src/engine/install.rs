@@ -7,17 +7,19 @@ use cfs_model::Vector;
 use cfs_shipper_core::merge::{Dentry, Field, Inode, Malformed, Register, Xattr};
 
 use super::Engine;
-use super::head::{Phase, decode_producer, seen_at};
+use super::head::{Head, Phase, decode_producer, seen_at};
 use super::txn::Txn;
 use crate::backend::{Backend, Read, Size, Write};
 use crate::lost;
 use crate::row::{InodeRow, NamedRow, encode_inode, inode_key, named_key, split_key};
-use crate::snapshot::{Error, Item, Snapshot, TAG_END, TAG_HEAD, items};
+use crate::snapshot::{Error, Item, Progress, Resume, Snapshot, TAG_END, TAG_HEAD, TAG_NEXT, TAG_READ_AT, items};
 use crate::store::Position;
 use crate::table::{self, Table};
 
 /// How far an installation is: its first item has been seen, or its last.
 const PROGRESS_KEY: &[u8] = b"snapshot";
+/// Where the next part begins.
+const NEXT_KEY: &[u8] = b"snapshot-next";
 const HEAD: &[u8] = &[1];
 const END: &[u8] = &[2];
 
@@ -46,6 +48,41 @@ impl<B: Backend> Engine<B> {
         Ok(())
     }
 
+    /// Empties the store, whatever it holds, and begins.
+    pub(super) fn install_again(&self) -> Result<(), Error> {
+        let mut scratch = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut txn = self.begin(SMALL, &mut scratch)?;
+        for table in Table::ALL.into_iter().filter(|t| *t != Table::Meta) {
+            txn.tables.clear(table)?;
+        }
+        for key in [PROGRESS_KEY, NEXT_KEY] {
+            txn.tables.delete(Table::Meta, key)?;
+        }
+        txn.head = Head { phase: Phase::Installing, ..Head::default() };
+        self.commit(txn)?;
+        let mut live = self.live_mut();
+        live.producers.clear();
+        live.history.clear();
+        Ok(())
+    }
+
+    pub(super) fn read_progress(&self) -> Result<Option<Progress>, Error> {
+        let reader = self.backend.read()?;
+        let head = super::head::load(&reader)?;
+        if head.phase != Phase::Installing {
+            return Ok(None);
+        }
+        let Head { applied, chains, clock, forgotten, end, .. } = head;
+        let progress = reader.get(Table::Meta, PROGRESS_KEY)?;
+        let next = match (progress, reader.get(Table::Meta, NEXT_KEY)?) {
+            (Some(END), _) => None,
+            (_, None) => Some(Resume::START),
+            (_, Some(next)) => Some(Resume::decode(next)?),
+        };
+        let snapshot = progress.map(|_| Snapshot { applied, chains, clock, forgotten });
+        Ok(Some(Progress { snapshot, next, end }))
+    }
+
     pub(super) fn install_part(&self, bytes: &[u8]) -> Result<(), Error> {
         let items = items(bytes)?;
         let size = Size { rows: items.len(), bytes: bytes.len() };
@@ -72,7 +109,9 @@ impl<B: Backend> Engine<B> {
             Some(_) => return Err(Error::Unfinished("its end")),
             None => return Err(Error::Unfinished("its beginning")),
         }
-        txn.tables.delete(Table::Meta, PROGRESS_KEY)?;
+        for key in [PROGRESS_KEY, NEXT_KEY] {
+            txn.tables.delete(Table::Meta, key)?;
+        }
         for (stream, lsn) in txn.head.applied.clone().iter() {
             if let Some(seen) = seen_at(&txn.tables, stream, lsn)? {
                 txn.head.seen.insert(stream, seen);
@@ -111,8 +150,15 @@ impl<W: Write> Txn<'_, W> {
             self.install_head(&Snapshot::decode(value)?);
             Ok(self.tables.put(Table::Meta, PROGRESS_KEY, HEAD)?)
         } else if *tag == TAG_END {
-            self.head.end = Vector::decode(value).map_err(|_| DAMAGED)?;
+            self.head.end = self.head.end.max(&Vector::decode(value).map_err(|_| DAMAGED)?);
             Ok(self.tables.put(Table::Meta, PROGRESS_KEY, END)?)
+        } else if *tag == TAG_READ_AT {
+            // Of every part, since a later one may come from a source that has applied less again.
+            self.head.end = self.head.end.max(&Vector::decode(value).map_err(|_| DAMAGED)?);
+            Ok(())
+        } else if *tag == TAG_NEXT {
+            Resume::decode(value)?;
+            Ok(self.tables.put(Table::Meta, NEXT_KEY, value)?)
         } else {
             Err(Error::Damaged("it holds what this version does not know"))
         }

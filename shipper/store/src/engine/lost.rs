@@ -3,8 +3,9 @@
 use cfs_model::Version;
 use cfs_shipper_core::merge::{Incoming, Outcome, Register, decide};
 
+use super::head;
 use super::txn::Txn;
-use crate::backend::{Scan, Write};
+use crate::backend::{Read, Scan, Write};
 use crate::lost;
 use crate::table::{Error, Table};
 
@@ -59,11 +60,7 @@ impl<W: Write> Txn<'_, W> {
     /// Whether the author of `of` had seen `what`. A site that replays the end of a snapshot meets this; elsewhere,
     /// what has been seen has been applied before.
     fn author_saw(&self, of: &Version, what: &Version) -> Result<bool, Error> {
-        let (author, stream) = (of.stamp.stream(), what.stamp.stream());
-        if author == stream {
-            return Ok(of.lsn > what.lsn);
-        }
-        Ok(self.seen_at(author, of.lsn)?.is_some_and(|seen| seen.covers_entry(stream, what.lsn)))
+        author_saw(&self.tables, of, what)
     }
 
     /// Records a lost write, and answers whether it waits: it does not if it was recorded and superseded before.
@@ -78,6 +75,12 @@ impl<W: Write> Txn<'_, W> {
             return Ok(!lost::is_superseded(&existing));
         }
         let event = lost::decode(&key, &row).map_err(|e| Error::corrupt(Table::Lost, &key, e))?;
+        let (mut held, mut incoming) = (Vec::new(), Vec::new());
+        (c.held_value)(&mut held);
+        (c.incoming_value)(&mut incoming);
+        if held == incoming {
+            self.told.applied.repeated.insert(event.key.clone());
+        }
         self.told.applied.conflicts.push(event);
         Ok(true)
     }
@@ -109,6 +112,15 @@ impl<W: Write> Txn<'_, W> {
         }
         Ok(settled)
     }
+}
+
+/// Whether the author of `of` had seen `what`, by what is known here.
+pub(super) fn author_saw(tables: &impl Read, of: &Version, what: &Version) -> Result<bool, Error> {
+    let (author, stream) = (of.stamp.stream(), what.stamp.stream());
+    if author == stream {
+        return Ok(of.lsn > what.lsn);
+    }
+    Ok(head::seen_at(tables, author, of.lsn)?.is_some_and(|seen| seen.covers_entry(stream, what.lsn)))
 }
 
 #[derive(Default)]

@@ -2,13 +2,18 @@
 
 mod apply;
 mod dentry;
+mod derived;
 mod forget;
 mod head;
+mod held;
 mod inode;
 mod install;
+mod losing;
 mod lost;
+mod named;
 mod paths;
 mod read;
+mod repair;
 mod snapshot;
 mod structure;
 mod txn;
@@ -19,7 +24,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use cfs_model::{StreamId, Vector};
+use cfs_model::{StreamId, Vector, Version};
+use cfs_shipper_core::merge::Register;
 
 use crate::apply::{Applied, Decoded};
 use crate::backend::{Backend, Read};
@@ -27,11 +33,13 @@ use crate::digest::{Digest, HISTORY, Recomputed};
 use crate::lmdb::{Lmdb, OpenError, Options};
 use crate::lost::{LostEvent, LostKey};
 use crate::memory::Memory;
+use crate::repair::{Part, Repaired};
 use crate::snapshot::{Chunk, Resume, Snapshot};
 use crate::store::{Position, ProducerState, Store};
 use crate::structure::StructureReport;
 use crate::table::{Error, Table, Usage};
-use crate::view::{DentryView, InodeView};
+use crate::verify::{Contents, Place, Verified};
+use crate::view::{DentryView, Held, InodeView};
 use head::Head;
 use txn::Scratch;
 
@@ -94,6 +102,12 @@ impl<B: Backend> Engine<B> {
         Ok(Self { backend, live: RwLock::new(live), writer: Mutex::default() })
     }
 
+    /// The tables themselves, to damage them.
+    #[cfg(test)]
+    pub(crate) const fn backend(&self) -> &B {
+        &self.backend
+    }
+
     /// A panic while the lock was held cannot have left a half-made change: commits are published by one assignment.
     fn live(&self) -> RwLockReadGuard<'_, Live> {
         self.live.read().unwrap_or_else(PoisonError::into_inner)
@@ -135,6 +149,10 @@ impl<B: Backend> Store for Engine<B> {
         read::inode(&self.backend.read()?, inode)
     }
 
+    fn held(&self, inode: u64, limit: usize, max_bytes: usize) -> Result<Held, Error> {
+        held::held(&self.backend.read()?, inode, limit, max_bytes)
+    }
+
     fn read_dir(&self, parent: u64, after: Option<&[u8]>, limit: usize) -> Result<Vec<DentryView>, Error> {
         read::read_dir(&self.backend.read()?, parent, after, limit)
     }
@@ -164,20 +182,40 @@ impl<B: Backend> Store for Engine<B> {
         verify::recompute(&self.backend.read()?)
     }
 
-    fn bucket_inodes(&self, bucket: u16, after: Option<u64>, limit: usize) -> Result<Vec<(u64, u128)>, Error> {
-        verify::bucket_inodes(&self.backend.read()?, bucket, after, limit)
+    fn verify(&self, limit: usize) -> Result<Verified, Error> {
+        verify::verify(&self.backend, limit)
+    }
+
+    fn contents(&self, bucket: u16, places: &[Place]) -> Result<Contents, Error> {
+        verify::contents(&self.backend.read()?, bucket, places)
     }
 
     fn structure(&self, limit: usize) -> Result<StructureReport, Error> {
-        structure::check(&self.backend.read()?, limit)
+        structure::check(&self.backend, limit)
     }
 
     fn lost(&self, after: Option<&LostKey>, limit: usize) -> Result<Vec<LostEvent>, Error> {
         read::lost(&self.backend.read()?, after, limit)
     }
 
+    fn losing(&self, writes: &[(Register, Version)]) -> Result<Vec<bool>, Error> {
+        losing::losing(&self.backend.read()?, writes)
+    }
+
     fn tombstones(&self) -> Result<u64, Error> {
         self.backend.read()?.len(Table::Tombs)
+    }
+
+    fn read_registers(&self, inode: u64, from: &[u8], max_bytes: usize) -> Result<Part, crate::repair::Error> {
+        self.read_part(inode, from, max_bytes)
+    }
+
+    fn repair(&self, inode: u64, from: &[u8], part: &Part) -> Result<Repaired, crate::repair::Error> {
+        self.repair_part(inode, from, part)
+    }
+
+    fn settle_bucket(&self, bucket: u16) -> Result<bool, Error> {
+        self.settle(bucket)
     }
 
     fn snapshot_begin(&self) -> Result<Snapshot, crate::snapshot::Error> {
@@ -195,6 +233,14 @@ impl<B: Backend> Store for Engine<B> {
 
     fn install_begin(&self) -> Result<(), crate::snapshot::Error> {
         self.begin_install()
+    }
+
+    fn install_again(&self) -> Result<(), crate::snapshot::Error> {
+        self.install_again()
+    }
+
+    fn install_progress(&self) -> Result<Option<crate::snapshot::Progress>, crate::snapshot::Error> {
+        self.read_progress()
     }
 
     fn install_chunk(&self, bytes: &[u8]) -> Result<(), crate::snapshot::Error> {

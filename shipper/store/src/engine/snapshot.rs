@@ -6,7 +6,9 @@ use super::verify::{REGISTERS, register_part};
 use crate::backend::{Backend, Read, Scan};
 use crate::lost;
 use crate::row::{InodeRow, NamedRow, split_key};
-use crate::snapshot::{Chunk, Error, MAX_CHUNK_BYTES, Resume, Snapshot, Stage, TAG_END, TAG_HEAD, Writer};
+use crate::snapshot::{
+    Chunk, Error, MAX_CHUNK_BYTES, Resume, Snapshot, Stage, TAG_END, TAG_HEAD, TAG_NEXT, TAG_READ_AT, Writer,
+};
 use crate::table::{self, Table};
 use cfs_shipper_core::merge::{Field, Register};
 
@@ -32,6 +34,10 @@ impl<B: Backend> Engine<B> {
         if head.forgotten != snapshot.forgotten || head.phase != Phase::Ready {
             return Err(Error::Stale);
         }
+        // A site may go on with what another began, as long as it tells nothing older.
+        if !head.applied.covers(&snapshot.applied) {
+            return Err(Error::Behind);
+        }
         let max_bytes = max_bytes.min(MAX_CHUNK_BYTES / 2);
         let mut out = Writer::new();
         let mut at = Some(from.clone());
@@ -55,6 +61,10 @@ impl<B: Backend> Engine<B> {
                 Some(key) => Some(Resume { stage: resume.stage, key }),
                 None => resume.stage.next().map(|stage| Resume { stage, key: Vec::new() }),
             };
+        }
+        out.push(TAG_READ_AT, END_KEY, &encode_vector(&head.applied));
+        if let Some(next) = &at {
+            out.push(TAG_NEXT, &[], &next.encode());
         }
         Ok(Chunk { bytes: out.finish(), next: at })
     }

@@ -8,8 +8,8 @@ use cfs_shipper_core::caps::MAX_PRODUCERS;
 use cfs_shipper_core::merge::Register;
 
 use super::head::{
-    self, CLOCK_KEY, END_KEY, FORGOTTEN_KEY, Head, PHASE_KEY, encode_cursor, encode_producer, encode_vector,
-    producer_key, stream_key,
+    CLOCK_KEY, END_KEY, FORGOTTEN_KEY, Head, PHASE_KEY, encode_cursor, encode_producer, encode_vector, producer_key,
+    stream_key,
 };
 use super::{Engine, Producers};
 use crate::apply::Applied;
@@ -138,12 +138,5 @@ impl<B: Backend> Engine<B> {
             live.remember(boundary);
         }
         Ok(told.applied)
-    }
-}
-
-impl<W: Write> Txn<'_, W> {
-    /// What the author of `(stream, lsn)` had seen, `None` when no change of its vector is known.
-    pub(super) fn seen_at(&self, stream: StreamId, lsn: cfs_model::Lsn) -> Result<Option<Vector>, Error> {
-        head::seen_at(&self.tables, stream, lsn)
     }
 }

@@ -1,8 +1,8 @@
 //! Writing extended attributes.
 
-use cfs_shipper_core::merge::{Incoming, Inode, Register, VERSION_BYTES, Xattr};
+use cfs_shipper_core::merge::{Incoming, Inode, Register, Xattr};
 
-use super::lost::Contest;
+use super::named::Named;
 use super::txn::{Scratch, Txn};
 use crate::backend::{Scan, Write};
 use crate::row::{InodeRow, NamedRow, inode_key, named_key, split_key};
@@ -39,31 +39,15 @@ impl<W: Write> Txn<'_, W> {
         value.push(0);
         Xattr { version: incoming.version, value: new }.encode(value);
         let inserted = self.tables.insert(TABLE, key, value, existing)?;
-        if !inserted {
-            let row = NamedRow::decode(TABLE, key, existing)?;
-            let held = row.xattr(key)?;
-            let verdict = self.contest(&Contest {
-                incoming,
-                held: held.map(|x| x.version),
-                has_lost: row.has_lost,
-                register: &register,
-                incoming_value: &|out| out.extend_from_slice(&value[1 + VERSION_BYTES..]),
-                held_value: &|out| out.extend_from_slice(row.register.get(VERSION_BYTES..).unwrap_or_default()),
-            })?;
-            if !verdict.takes {
-                if verdict.has_lost != row.has_lost {
-                    existing[0] = verdict.has_lost.into();
-                    self.tables.put(TABLE, key, existing)?;
-                }
+        if inserted {
+            self.digest_add(inode, TABLE, key, &value[1..]);
+        } else {
+            let held = NamedRow::decode(TABLE, key, existing)?.xattr(key)?.map(|x| x.version);
+            let named = Named { table: TABLE, inode, key, register: &register };
+            if !self.merge_named(&named, incoming, held, value, existing)? {
                 return Ok(());
             }
-            value[0] = verdict.has_lost.into();
-            self.tables.put(TABLE, key, value)?;
-            if !row.register.is_empty() {
-                self.digest_sub(inode, TABLE, key, row.register);
-            }
         }
-        self.digest_add(inode, TABLE, key, &value[1..]);
         let forgettable = new.is_none() || !self.inode_shows(inode, incoming)?;
         if forgettable || !inserted {
             self.index_tomb(&register(), forgettable)?;

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use cfs_model::op::{InodeKind, Op};
-use cfs_model::{Lsn, Vector};
+use cfs_model::{Lsn, Vector, Version};
 use cfs_shipper_core::batch::ChainHash;
 use cfs_shipper_core::caps::MAX_PRODUCERS;
-use cfs_shipper_core::merge::{Field, Register};
-use cfs_shipper_core::payload::Builder;
+use cfs_shipper_core::merge::{Field, Register, effects};
+use cfs_shipper_core::payload::{Builder, Entries};
 use prost::Message;
 
 use super::pair::{open, scratch_dir};
@@ -14,7 +14,8 @@ use super::stream::*;
 use crate::apply::{Decoded, Error};
 use crate::digest::bucket_of;
 use crate::lost::{LostKey, LostValue};
-use crate::snapshot::{self, Resume};
+use crate::snapshot::{self, Resume, Snapshot};
+use crate::verify::{Content, FAN_OUT, MAX_LISTED, Place};
 use crate::view::State;
 use crate::{MemoryStore, Store};
 
@@ -203,6 +204,24 @@ fn conflicts_are_told_and_superseded(store: &dyn Store) {
     assert!(settled.conflicts.is_empty() && store.lost(None, 10).unwrap()[0].superseded);
 }
 
+/// What a producer has sent again to the next primary is audited when it comes late, and is no loss.
+fn what_was_sent_again_is_no_loss(store: &dyn Store) {
+    Fixture::new(store);
+    let base = store.position().applied;
+    let writes = [create(1, "a", 2, 0o600), chmod(2, 0o611), chmod(2, 0o622)];
+    let mut old = Stream::new(stream_id(2, 1));
+    let late = old.batch(1, 500, &base, &writes);
+    let mut new = Stream::new(stream_id(3, 1));
+    store.apply(&[new.batch(2, 900, &base, &writes)]).unwrap();
+    let applied = store.apply(&[late]).unwrap();
+    assert!(!applied.conflicts.is_empty() && !applied.repeated.is_empty());
+    assert_eq!(applied.losses(), 0, "{applied:?}");
+    // Another value is one.
+    let mut other = Stream::new(stream_id(4, 1));
+    let applied = store.apply(&[other.batch(1, 600, &base, &[chmod(2, 0o644)])]).unwrap();
+    assert_eq!((applied.conflicts.len(), applied.losses()), (1, 1), "{applied:?}");
+}
+
 fn a_late_stream_loses_and_is_told(store: &dyn Store) {
     Fixture::new(store);
     let base = store.position().applied;
@@ -218,6 +237,51 @@ fn a_late_stream_loses_and_is_told(store: &dyn Store) {
     assert_eq!(lost[0].value, LostValue::Entry(2, InodeKind::File as u8));
     let report = store.structure(10).unwrap();
     assert_eq!((report.orphans, report.orphan_count), (vec![2], 1), "the inode whose name lost");
+}
+
+/// What a store tells of writes that have not arrived is what becomes of them when they do.
+fn tells_which_writes_would_lose(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    f.apply(&[create(1, "a", 2, 0o600), create(1, "b", 3, 0), set_xattr(3, "user.x", "1")]);
+    let base = store.position().applied;
+    let mut old = Stream::new(stream_id(2, 1));
+    let ops = [chmod(2, 0o611), set_xattr(3, "user.x", "2"), unlink(1, "b", 3, true), create(1, "c", 4, 0o600)];
+    let late = old.batch(1, 500, &base, &ops);
+    let written = |batch: &Decoded| -> Vec<(Register, Version)> {
+        let entries = Entries::new(batch.payload.clone()).map(Result::unwrap);
+        let all = entries.flat_map(|entry| {
+            let lsn = batch.header.first_lsn.plus(u64::from(entry.index));
+            let version = Version { stamp: batch.header.stamp(entry.index), lsn };
+            let op = entry.decode().unwrap();
+            let registers: Vec<Register> = effects(&op, version).unwrap().registers().collect();
+            registers.into_iter().map(move |register| (register, version))
+        });
+        all.collect()
+    };
+    let writes = written(&late);
+    assert!(writes.len() > 5, "{writes:?}");
+    assert!(store.losing(&writes).unwrap().iter().all(|loses| !loses), "nobody wrote since");
+    // A newer epoch, whose author has not seen them.
+    let mut new = Stream::new(stream_id(3, 1));
+    let winner = new.batch(2, 400, &base, &[chmod(2, 0o644), set_xattr(3, "user.x", "3"), create(1, "c", 5, 0)]);
+    store.apply(&[winner]).unwrap();
+    let losing = |writes: &[(Register, Version)]| -> Vec<Register> {
+        let loses = store.losing(writes).unwrap();
+        writes.iter().zip(loses).filter(|(_, loses)| *loses).map(|((register, _), _)| register.clone()).collect()
+    };
+    let mut foretold = losing(&writes);
+    let xattr = Register::Xattr(3, b"user.x".to_vec());
+    assert_eq!(foretold, [Register::Field(2, Field::Mode), xattr.clone(), Register::Dentry(1, b"c".to_vec())]);
+    let applied = store.apply(&[late]).unwrap();
+    let mut lost: Vec<Register> = applied.conflicts.into_iter().map(|event| event.key.register).collect();
+    foretold.sort();
+    lost.sort();
+    assert_eq!(foretold, lost);
+    assert_eq!(losing(&writes).len(), 3, "when they have arrived, too");
+    // Whoever has seen a write and writes on covers it: what it said is not lost any more.
+    let seen = store.position().applied;
+    store.apply(&[new.batch(2, 900, &seen, &[set_xattr(3, "user.x", "4")])]).unwrap();
+    assert!(!losing(&writes).contains(&xattr));
 }
 
 fn structure_finds_cycles_and_dangling_entries(store: &dyn Store) {
@@ -315,13 +379,55 @@ fn buckets_lead_to_the_inodes_that_differ(store: &dyn Store) {
     g.apply(&[mkdir(1, "d", 2), create(2, "x", far, 0), create(2, "y", 5000, 0o1)]);
     let differing = store.digest().differing(&other.digest());
     assert_eq!(differing, [bucket_of(5000)]);
-    let (ours, theirs) = (store.bucket_inodes(bucket_of(5000), None, 9), other.bucket_inodes(bucket_of(5000), None, 9));
-    let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
-    assert_eq!((ours.len(), theirs.len(), ours[0].0), (1, 1, 5000));
+    let whole = [Place::default()];
+    let at = |store: &dyn Store, bucket| store.contents(bucket, &whole).unwrap().places.remove(0);
+    let (ours, theirs) = (at(store, bucket_of(5000)), at(&other, bucket_of(5000)));
+    let listed = |content: &Content| match content {
+        Content::Inodes(inodes) => inodes.iter().map(|(inode, _)| *inode).collect::<Vec<_>>(),
+        Content::Children(_) => panic!("so few are listed"),
+    };
+    assert_eq!((listed(&ours), listed(&theirs)), (vec![5000], vec![5000]));
     assert_ne!(ours, theirs);
-    let in_zero: Vec<_> = store.bucket_inodes(0, None, 9).unwrap().into_iter().map(|(i, _)| i).collect();
-    assert_eq!(in_zero, [0, 1, 2, far], "0 holds the root's name");
-    assert_eq!(store.bucket_inodes(0, Some(1), 1).unwrap().len(), 1);
+    assert_eq!(listed(&at(store, 0)), [0, 1, 2, far], "0 holds the root's name");
+}
+
+/// What is read on the way down grows with the depth, not with the bucket.
+fn places_lead_down_to_each_inode(store: &dyn Store) {
+    let mut f = Fixture::new(store);
+    let numbers: Vec<u64> = (5000..5300).chain((0..300).map(|n| 5000 + (n << 22))).collect();
+    let mut ops = vec![mkdir(1, "d", 2)];
+    ops.extend(numbers.iter().map(|n| create(2, &n.to_string(), *n, 0)));
+    f.apply(&ops);
+    let mut open = vec![Place::default()];
+    let (mut found, mut sum) = (Vec::new(), 0u128);
+    while let Some(place) = open.pop() {
+        let contents = store.contents(bucket_of(5000), std::slice::from_ref(&place)).unwrap();
+        assert!(contents.comparable && contents.applied == store.position().applied);
+        match &contents.places[..] {
+            [Content::Children(children)] => {
+                assert!(children.len() <= FAN_OUT);
+                open.extend(children.iter().map(|(child, _)| place.child(*child).unwrap()));
+            }
+            [Content::Inodes(inodes)] => {
+                assert!(inodes.len() <= MAX_LISTED);
+                assert!(inodes.iter().all(|(inode, _)| place.holds(*inode)));
+                for (inode, of) in inodes {
+                    found.push(*inode);
+                    sum = sum.wrapping_add(*of);
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    found.sort_unstable();
+    let mut wanted = numbers;
+    wanted.sort_unstable();
+    wanted.dedup();
+    assert_eq!(found, wanted);
+    assert_eq!(sum, store.digest().buckets[usize::from(bucket_of(5000))]);
+    let verified = store.verify(10).unwrap();
+    assert!(verified.is_sound() && verified.buckets == store.digest().buckets, "{:?}", verified.wrong);
+    assert!(!store.structure(10).unwrap().is_damaged());
 }
 
 /// Reads a whole snapshot in parts.
@@ -381,6 +487,55 @@ fn a_snapshot_ends_with_a_forget(store: &dyn Store) {
     assert!(!snapshot_of(store, 1000).is_empty());
 }
 
+/// Invariants 5 and 8: a copy goes on part by part from where the store says, whatever it held before, also with parts
+/// of a source that has applied less again than the one before.
+fn an_installation_goes_on_where_it_stands(store: &dyn Store) {
+    let mut own = Fixture::new(store);
+    own.apply(&[create(1, "older", 9, 0)]);
+    let (source, behind) = (MemoryStore::new(), MemoryStore::new());
+    let mut f = Fixture::new(&source);
+    f.apply(&[create(1, "a", 2, 0), set_xattr(2, "user.x", "v"), create(1, "b", 3, 0)]);
+    for part in snapshot_of(&source, 1000) {
+        if behind.install_progress().unwrap().is_none() {
+            behind.install_begin().unwrap();
+        }
+        behind.install_chunk(&part).unwrap();
+    }
+    behind.install_finish().unwrap();
+    assert_eq!(store.install_progress().unwrap(), None);
+    store.install_again().unwrap();
+    assert_eq!((store.position().applied, store.producers().len()), (Vector::new(), 0));
+    let begun = source.snapshot_begin().unwrap();
+    assert!(matches!(MemoryStore::new().snapshot_chunk(&begun, &Resume::START, 60), Err(snapshot::Error::Behind)));
+    let progress = store.install_progress().unwrap().unwrap();
+    assert_eq!((progress.snapshot, progress.next), (None, Some(Resume::START)));
+    let first = source.snapshot_chunk(&begun, &Resume::START, 60).unwrap();
+    store.install_chunk(&first.bytes).unwrap();
+    let later = f.batch(&[create(1, "c", 4, 0)]);
+    source.apply(std::slice::from_ref(&later)).unwrap();
+    let mut from: &dyn Store = &source;
+    let mut parts = 0;
+    loop {
+        let progress = store.install_progress().unwrap().unwrap();
+        assert_eq!(progress.snapshot.as_ref().map(|s| &s.applied), Some(&begun.applied));
+        let Some(next) = progress.next else { break };
+        let next = Resume::decode(&next.encode()).unwrap();
+        let known = Snapshot::decode(&progress.snapshot.unwrap().encode()).unwrap();
+        store.install_chunk(&from.snapshot_chunk(&known, &next, 60).unwrap().bytes).unwrap();
+        parts += 1;
+        // The one part that was read after the later batch may hold what it wrote.
+        from = &behind;
+    }
+    assert!(parts > 2);
+    let position = store.install_finish().unwrap();
+    assert!(!position.comparable, "a part was read later than the last one");
+    assert_eq!(store.install_progress().unwrap(), None);
+    store.apply(&[later]).unwrap();
+    assert!(store.position().comparable);
+    assert_eq!(store.digest(), source.digest());
+    assert!(store.recompute_digest().unwrap().agrees());
+}
+
 fn sync_answers_with_what_it_synced(store: &dyn Store) {
     let mut f = Fixture::new(store);
     f.apply(&[create(1, "a", 2, 0)]);
@@ -411,14 +566,18 @@ on_both! {
     refuses_what_does_not_follow
     entries_that_make_no_sense_are_ignored
     conflicts_are_told_and_superseded
+    what_was_sent_again_is_no_loss
     a_late_stream_loses_and_is_told
+    tells_which_writes_would_lose
     structure_finds_cycles_and_dangling_entries
     forgetting_is_bounded_and_complete
     a_forget_beyond_its_past_is_cut
     producers_are_remembered_within_bounds
     digests_are_known_at_every_batch
     buckets_lead_to_the_inodes_that_differ
+    places_lead_down_to_each_inode
     a_snapshot_is_checked_before_it_changes_anything
     a_snapshot_ends_with_a_forget
+    an_installation_goes_on_where_it_stands
     sync_answers_with_what_it_synced
 }

@@ -96,6 +96,7 @@ impl Pair {
             let recomputed = store.recompute_digest().unwrap();
             assert!(recomputed.agrees(), "invariant 5: the running digest is the registers' digest");
             assert_eq!(recomputed.running, store.digest());
+            assert!(store.verify(1).unwrap().is_sound(), "a check in many transactions says the same");
         }
         assert_eq!(self.disk().digest(), self.memory.digest());
     }

@@ -10,6 +10,7 @@ use super::pair::Pair;
 use super::stream::{self, Stream, stream_id};
 use crate::Store;
 use crate::apply::{Decoded, Error};
+use crate::lost::LostEvent;
 use crate::snapshot::{self, Resume, Snapshot};
 
 pub(super) const SITES: usize = 3;
@@ -137,6 +138,30 @@ impl World {
         assert_eq!((stores.position(), stores.disk().digest(), stores.waiting()), before);
     }
 
+    /// The digest that all sites have after [`World::settle`].
+    pub(super) fn root(&self) -> u128 {
+        self.sites[0].stores.disk().digest().root
+    }
+
+    /// The writes that all sites count as lost after it.
+    pub(super) fn lost(&self) -> Vec<LostEvent> {
+        self.sites[0].stores.waiting()
+    }
+
+    /// Whether nothing hangs in the air after it.
+    pub(super) fn is_sound(&self) -> bool {
+        self.sites[0].stores.disk().structure(10).unwrap().is_sound()
+    }
+
+    /// The directories that all sites find without a way to the root after it.
+    pub(super) fn detached(&self) -> Vec<u64> {
+        let mut found: Vec<Vec<u64>> =
+            self.sites.iter().map(|site| site.stores.disk().structure(10).unwrap().detached).collect();
+        found.dedup();
+        assert_eq!(found.len(), 1, "each site sees the same: {found:?}");
+        found.swap_remove(0)
+    }
+
     pub(super) fn restart(&mut self, site: usize) {
         self.sites[site].stores.restart();
     }
@@ -242,6 +267,7 @@ impl World {
             assert_eq!(stores.disk().producers(), stores.memory().producers());
             let structure = stores.disk().structure(10).unwrap();
             assert_eq!(structure, stores.memory().structure(10).unwrap());
+            assert!(!structure.is_damaged(), "what is derived follows from the registers: {structure:?}");
         }
     }
 }

@@ -1,0 +1,85 @@
+//! `cfs admin tls install`.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use cfs_rpc::ca::{CA_CERTIFICATE, Issued, certificate_file, install, key_file};
+use cfs_rpc::clock::{Clock, RealClock};
+use cfs_rpc::identity::Role;
+use cfs_rpc::tls::Material;
+use cfs_rpc::{private_file, renewal};
+use serde::Serialize;
+
+use crate::Context;
+use crate::output::{self, Document};
+
+/// Arguments of `cfs admin tls install`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A directory that `issue` or `renew-certificates` wrote for this site
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+/// What was installed.
+#[derive(Debug, Serialize)]
+struct Installed {
+    site: String,
+    roles: Vec<String>,
+    tls_dir: PathBuf,
+}
+
+impl Document for Installed {
+    const SCHEMA: &'static str = "cfs.tls-install/1";
+
+    fn write_table(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "Installed at {}: {} in {}", self.site, self.roles.join(", "), self.tls_dir.display())
+    }
+}
+
+/// Runs the command. Blocks.
+///
+/// # Errors
+/// When anything in the directory is unusable or for another site; then nothing was changed.
+pub fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
+    let config = context.config()?;
+    let clock: Arc<dyn Clock> = Arc::new(RealClock);
+    let roles = renewal::roles(&args.dir);
+    anyhow::ensure!(!roles.is_empty(), "{} holds no certificate: nothing was changed", args.dir.display());
+    let read = |name: &str| {
+        let path = args.dir.join(name);
+        let bytes = private_file::read(&path).with_context(|| format!("{}", path.display()))?;
+        String::from_utf8(bytes).with_context(|| format!("{} is not text", path.display()))
+    };
+    let mut ready: Vec<(Role, Issued)> = Vec::new();
+    for role in &roles {
+        let material = Material::load(&args.dir, *role, &clock)?;
+        let holder = material.identity();
+        anyhow::ensure!(
+            (&holder.site, holder.cluster) == (&config.site.name, config.cluster.id),
+            "the certificates in {} are for the {holder}, this is {} of cluster {}: nothing was changed",
+            args.dir.display(),
+            config.site.name,
+            config.cluster.id
+        );
+        ready.push((*role, Issued { cert_pem: read(&certificate_file(*role))?, key_pem: read(&key_file(*role))? }));
+    }
+    let authorities = read(CA_CERTIFICATE)?;
+    for (role, issued) in &ready {
+        install(config.tls_dir(), *role, &authorities, issued)?;
+    }
+    let installed = Installed {
+        site: config.site.name.to_string(),
+        roles: roles.iter().map(ToString::to_string).collect(),
+        tls_dir: config.tls_dir().to_owned(),
+    };
+    output::print(context.format(), &installed)?;
+    anstream::eprintln!(
+        "processes that run take them over within 5 s\n  next: cfs admin tls status; then remove {}, which holds keys",
+        args.dir.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}

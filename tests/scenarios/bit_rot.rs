@@ -1,0 +1,266 @@
+//! A store whose file was damaged: it is found, it leads to the inode, and one command repairs it.
+
+use std::path::Path;
+use std::{fs, io};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Cluster, PATIENCE, eventually};
+use crate::load::{Load, RATE};
+use crate::process::Said;
+
+const TARGET: &str = "where-nothing-else-points-to";
+/// From a link's target back to the set of its fields: length, device, kind, mark, a version, number of versions, set.
+const SET_OF_FIELDS: usize = 4 + 33 + 2;
+
+/// A tree with a link whose target is like no other bytes in the store.
+fn tree(place: &Path) -> io::Result<()> {
+    for directory in ["d", "d/e", "f"] {
+        fs::create_dir(place.join(directory))?;
+        for file in 0..20 {
+            fs::write(place.join(directory).join(file.to_string()), b"x")?;
+        }
+    }
+    std::os::unix::fs::symlink(TARGET, place.join("d/link"))
+}
+
+fn cluster_with_a_link(place: &Path) -> (Cluster, u64) {
+    let cluster = Cluster::up();
+    cluster.wait_ready();
+    tree(place).unwrap();
+    cluster.import(place).ok();
+    cluster.expect_identical();
+    let listed = cluster.at("site-a", &["admin", "meta", "ls", "/d", "-o", "jsonl"]).ok();
+    let entries: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let link = entries.iter().find(|entry| entry["path"] == "/d/link").expect("the link");
+    let inode = link["inode"].as_u64().expect("a number");
+    (cluster, inode)
+}
+
+/// Flips a bit of the byte `back` before every place where the store's file has the link's target. Pages that the
+/// store no longer uses may hold it too.
+fn damage(cluster: &Cluster, site: &str, back: usize) {
+    cluster.stop(site);
+    let path = cluster.path(site, "state/meta/data.mdb");
+    let mut bytes = fs::read(&path).unwrap();
+    let places: Vec<usize> =
+        (0..bytes.len() - TARGET.len()).filter(|at| bytes[*at..].starts_with(TARGET.as_bytes())).collect();
+    assert!(!places.is_empty(), "the store does not hold the link's target");
+    for at in places {
+        bytes[at - back] ^= if back == 0 { 0x02 } else { 0x80 };
+    }
+    fs::write(&path, bytes).unwrap();
+    cluster.start(site);
+}
+
+fn check(cluster: &Cluster, site: &str, mode: &[&str]) -> (Said, Value) {
+    let words = [&["admin", "meta", "consistency-check", "--timeout", "30", "-o", "json"], mode].concat();
+    let said = cluster.at(site, &words);
+    let report = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    (said, report)
+}
+
+/// Both sites find it, say where it is, and both say whose copy it is.
+fn expect_found(cluster: &Cluster, damaged: &str, inode: u64) {
+    for site in ["site-a", "site-b"] {
+        let (said, report) = check(cluster, site, &[]);
+        assert_eq!((said.code, &report["result"]), (1, &"DIFFER".into()), "{site}: {said:?}\n{}", cluster.logs());
+        let found = report["differing"]["inodes"].as_array().expect("a list");
+        let numbers: Vec<_> = found.iter().map(|found| found["inode"].as_u64()).collect();
+        assert_eq!(numbers, [Some(inode)], "{site}: {report:#}");
+        assert_eq!(found[0]["damaged"], json!([damaged]), "{site}: {report:#}");
+        assert_eq!((&report["differing"]["count"], &report["differing"]["complete"]), (&1.into(), &true.into()));
+        assert!(said.err.contains(&format!("resync --inode {inode}")), "{said:?}");
+        let (alone, _) = check(cluster, site, &["--local"]);
+        assert_eq!(alone.code, i32::from(site == damaged), "{site} alone: {alone:?}");
+    }
+}
+
+fn resync(cluster: &Cluster, site: &str, inode: u64, more: &[&str]) -> Said {
+    let inode = inode.to_string();
+    cluster.at(site, &[&["admin", "replication", "resync", "--inode", &inode], more].concat())
+}
+
+fn target(cluster: &Cluster, site: &str, inode: u64) -> Value {
+    let words = ["admin", "meta", "lookup", &inode.to_string(), "-o", "json"];
+    cluster.at(site, &words).json()["target"].clone()
+}
+
+/// Invariant 5: one flipped byte in a value is found from either site, leads to its inode, and is repaired from the site
+/// that verifies; on the replica and, while it takes appends, on the primary.
+#[test]
+fn a_flipped_byte_is_found_located_and_repaired() {
+    let place = tempfile::tempdir().unwrap();
+    let (cluster, inode) = cluster_with_a_link(place.path());
+    for (damaged, sound) in [("site-b", "site-a"), ("site-a", "site-b")] {
+        damage(&cluster, damaged, 0);
+        cluster.wait_ready();
+        expect_found(&cluster, damaged, inode);
+        assert_eq!(target(&cluster, sound, inode), TARGET);
+        assert_ne!(target(&cluster, damaged, inode), TARGET);
+
+        expect_compared(&cluster, damaged, sound, inode, "DIFFERS");
+
+        // The sound copy is not replaced by the damaged one, whether that is asked for or not.
+        for more in [&[][..], &["--from", damaged]] {
+            let refused = resync(&cluster, sound, inode, more).failed();
+            assert!(refused.contains("damaged") && refused.contains("next:"), "{refused}");
+        }
+        assert_eq!(target(&cluster, sound, inode), TARGET);
+        for (from, why) in [(damaged, "is the site to be repaired"), ("site-z", "is no site that holds data")] {
+            let refused = resync(&cluster, damaged, inode, &["--from", from]).failed();
+            assert!(refused.contains(why), "{refused}");
+        }
+
+        let mut load = Load::start(&cluster, "site-a", "local", RATE / 5);
+        load.until_more(&cluster);
+        let said = resync(&cluster, damaged, inode, &[]);
+        assert_eq!(said.code, 0, "{said:?}\n{}", cluster.logs());
+        for step in ["REQUESTED:", "SOURCE:", "REPAIRED:", "VERIFIED:", "1 rows repaired"] {
+            assert!(said.out.contains(step), "no {step}: {said:?}");
+        }
+        load.until_more(&cluster);
+        load.finish();
+        cluster.expect_identical();
+        assert_eq!(target(&cluster, damaged, inode), TARGET);
+        expect_told(&cluster, damaged, inode);
+        expect_compared(&cluster, damaged, sound, inode, "EQUAL");
+
+        let again = resync(&cluster, damaged, inode, &["-o", "json"]).json();
+        assert_eq!((&again["changed"], &again["source"]), (&0.into(), &sound.into()), "{again:#}");
+    }
+    let never = resync(&cluster, "site-b", u64::MAX - 1, &[]).failed();
+    assert!(never.contains("nothing is known of inode") && never.contains("next:"), "{never}");
+}
+
+/// Sites that hold the same print the same bytes, and one can ask the others.
+fn expect_compared(cluster: &Cluster, damaged: &str, sound: &str, inode: u64, verdict: &str) {
+    let (number, equal) = (inode.to_string(), verdict == "EQUAL");
+    for format in ["table", "json"] {
+        let words = ["admin", "meta", "lookup", &number, "--detailed", "-o", format];
+        let (one, other) = (cluster.at(damaged, &words).ok(), cluster.at(sound, &words).ok());
+        assert_eq!(one == other, equal, "{one}\n{other}");
+    }
+    for site in [damaged, sound] {
+        let said = cluster.at(site, &["admin", "meta", "lookup", &number, "--all-sites", "-o", "json"]);
+        let report: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+        assert_eq!((said.code, &report["sites"][0]["verdict"]), (i32::from(!equal), &verdict.into()), "{report:#}");
+        let fields = if equal { json!([]) } else { json!(["life"]) };
+        assert_eq!(report["sites"][0]["differing"], fields, "{report:#}");
+    }
+}
+
+/// The steps of a repair are in the site's audit trail, in their order.
+fn expect_told(cluster: &Cluster, site: &str, inode: u64) {
+    let steps = eventually("the repair to be audited", PATIENCE, || {
+        let told = cluster.audited(site, "resync");
+        let of_it = told.into_iter().filter(|record| record["inode_id"] == inode);
+        let steps: Vec<String> = of_it.filter_map(|record| record["phase"].as_str().map(str::to_owned)).collect();
+        if steps.iter().any(|step| step == "VERIFIED") { Ok(steps) } else { Err(format!("{steps:?}")) }
+    });
+    // A refusal before was of this site's sound copy, and stands there as well.
+    let end = steps.len().saturating_sub(4);
+    assert_eq!(steps[end..], ["REQUESTED", "SOURCE", "REPAIRED", "VERIFIED"], "{steps:?}");
+}
+
+/// A value that does not decode stops what is applied to it, and nothing is lost by that: after the repair it goes on.
+#[test]
+fn a_value_that_does_not_decode_is_repaired_and_what_waited_for_it_goes_on() {
+    let place = tempfile::tempdir().unwrap();
+    let (cluster, inode) = cluster_with_a_link(place.path());
+    damage(&cluster, "site-b", SET_OF_FIELDS);
+    cluster.wait_ready();
+    expect_found(&cluster, "site-b", inode);
+
+    fs::remove_file(place.path().join("d/link")).unwrap();
+    cluster.import(place.path()).ok();
+    eventually("site-b to be stuck", PATIENCE, || {
+        let status = cluster.status("site-b");
+        let stuck = status["streams"].to_string().contains("does not decode");
+        if stuck { Ok(()) } else { Err(format!("{status:#}")) }
+    });
+    let number = inode.to_string();
+    let words = ["admin", "meta", "lookup", &number];
+    let unreadable = cluster.at("site-b", &words).failed();
+    assert!(unreadable.contains("does not decode") && unreadable.contains("resync"), "{unreadable}");
+    let said = cluster.at("site-a", &["admin", "meta", "lookup", &number, "--all-sites"]);
+    assert!(said.code == 1 && said.out.contains("site-b: UNREADABLE"), "{said:?}");
+
+    let said = resync(&cluster, "site-b", inode, &[]);
+    assert_eq!(said.code, 0, "{said:?}\n{}", cluster.logs());
+    cluster.expect_identical();
+
+    // What was removed is told from what never was.
+    for site in ["site-a", "site-b"] {
+        let removed = cluster.at(site, &words).failed();
+        assert!(removed.contains("was removed by the entry"), "{removed}");
+        let left = cluster.at(site, &["admin", "meta", "lookup", &number, "--detailed"]);
+        assert!(left.code == 1 && left.out.contains("(removed)"), "{left:?}");
+        let never = cluster.at(site, &["admin", "meta", "lookup", "987654321987"]).failed();
+        assert!(never.contains("was never seen here") && never.contains("next:"), "{never}");
+    }
+    cluster.stop("site-b");
+    let alone = cluster.at("site-a", &["admin", "meta", "lookup", "1", "--all-sites"]);
+    assert!(alone.out.contains("site-b: UNREACHABLE"), "{alone:?}");
+}
+
+/// A structure that is not sound is made so by entries, which every site applies; and `--repair` takes damage with it.
+#[test]
+fn a_structure_that_is_not_sound_is_repaired_by_entries() {
+    let place = tempfile::tempdir().unwrap();
+    let (cluster, inode) = cluster_with_a_link(place.path());
+    let root = cluster.at("site-a", &["admin", "meta", "ls", "/", "-o", "jsonl"]).ok();
+    assert!(!root.contains("lost+found"));
+    let root =
+        cluster.at("site-a", &["admin", "meta", "lookup", &inode.to_string(), "--detailed", "-o", "json"]).json();
+    let d = root["parents"][0]["parent"].as_u64().expect("the directory of the link");
+    let dir = |name: &str, inode: u64| json!({"mkdir": {"parent": d, "name": name, "inode": inode}});
+    let file = |parent: u64, name: &str, inode: u64| json!({"create": {"parent": parent, "name": name, "inode": inode, "kind": "file"}});
+    let rename = |name: &str, to: u64, inode: u64| {
+        let to_name = name;
+        json!({"rename": {"from_parent": d, "from_name": name, "to_parent": to, "to_name": to_name, "inode": inode,
+            "kind": "directory", "replaced": 0}})
+    };
+    let base = 7_000_000_000u64;
+    let lines = [
+        // Two directories that end up in each other, with a file in one.
+        dir("one", base),
+        dir("two", base + 1),
+        file(base, "inside", base + 2),
+        rename("one", base + 1, base),
+        rename("two", base, base + 1),
+        // A name that leads nowhere, and a file without a name.
+        json!({"link": {"parent": d, "name": "nowhere", "inode": base + 3, "kind": "file"}}),
+        file(d, "nameless", base + 4),
+        json!({"unlink": {"parent": d, "name": "nameless", "inode": base + 4, "last": false}}),
+    ];
+    let lines: Vec<String> = lines.iter().map(Value::to_string).collect();
+    let mut appending = cluster.spawn_with_input("site-a", &["journal", "append"]);
+    appending.write(&(lines.join("\n") + "\n"));
+    appending.close_input();
+    let appended = appending.finish();
+    assert_eq!(appended.code, 0, "{appended:?}");
+    cluster.settle();
+    let (said, report) = check(&cluster, "site-b", &[]);
+    assert_eq!((said.code, &report["structure"]["sound"]), (0, &false.into()), "{report:#}");
+    assert_eq!(
+        (&report["structure"]["orphans"], &report["structure"]["dangling"]),
+        (&1.into(), &1.into()),
+        "{report:#}"
+    );
+    assert_eq!(report["structure"]["cycles"], 2, "{report:#}");
+
+    damage(&cluster, "site-b", 0);
+    cluster.wait_ready();
+    let (said, report) = check(&cluster, "site-b", &["--repair"]);
+    assert_eq!((said.code, &report["structure"]["sound"]), (0, &true.into()), "{said:?}\n{}", cluster.logs());
+    let repairs = report["repairs"].as_array().expect("a list");
+    assert!(repairs.iter().any(|step| step["what"] == "registers" && step["inode"] == inode), "{report:#}");
+    cluster.expect_identical();
+    let found = cluster.at("site-a", &["admin", "meta", "ls", "-R", "/lost+found", "-o", "jsonl"]).ok();
+    for path in [format!("#{base}"), format!("#{base}/two"), format!("#{base}/inside"), format!("#{}", base + 4)] {
+        assert!(found.contains(&format!("\"/lost+found/{path}\"")), "{path} is not in {found}");
+    }
+    let (_, again) = check(&cluster, "site-a", &["--repair"]);
+    assert_eq!(again["repairs"], json!([]), "{again:#}");
+}
