@@ -1,6 +1,7 @@
 //! Forced recovery: a survivor goes on without a majority, or an operator settles a split in favour of one side.
 
 mod contested;
+mod elsewhere;
 mod known;
 mod settle;
 
@@ -9,20 +10,19 @@ use std::time::Duration;
 
 use cfs_control_core::command::{Founding, Parent};
 use cfs_control_core::force::{self, Decision};
-use cfs_control_core::local::Fence;
 use cfs_control_core::state::Settings;
-use cfs_control_core::{Command, Kind, way_out};
+use cfs_control_core::{Command, Kind};
 use cfs_model::op::StreamPosition;
 use cfs_model::{Epoch, Level, Lsn, SiteName, StreamId};
 use cfs_rpc::v1;
 use cfs_rpc::v1::admin_reply::Kind as Reply;
 
 use self::known::Known;
-use super::{Out, failure, forward, members};
+use super::{Out, failure, members};
 use crate::control::Control;
 use crate::member::Node;
 use crate::status::{self, Quorum};
-use crate::{contact, inspect, membership, sealed};
+use crate::{contact, inspect, sealed};
 
 /// A majority that answers does so within this.
 const ROUND_LIMIT: Duration = Duration::from_millis(1200);
@@ -30,8 +30,6 @@ const ROUND_LIMIT: Duration = Duration::from_millis(1200);
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// A site that heard its leader within this follows it.
 const LEADER_MS: u64 = 2000;
-/// A sealed site applies what its target opened within this.
-const FOLLOW_LIMIT: Duration = Duration::from_secs(2);
 
 /// Whether a forced failover concerns more than this site's own group: it has no majority, or the target is in another.
 pub(super) async fn concerns(control: &Arc<Control>, failover: &v1::FailoverRequest) -> bool {
@@ -94,138 +92,7 @@ pub(super) async fn run(control: &Arc<Control>, request: &v1::AdminRequest, fail
     if failover.to == control.site().as_str() {
         return here(control, request, failover, &what, out).await;
     }
-    elsewhere(control, request, failover, &what, out).await;
-}
-
-/// The target is another site: this one is sealed first, and never drops the target.
-async fn elsewhere(
-    control: &Arc<Control>,
-    request: &v1::AdminRequest,
-    failover: &v1::FailoverRequest,
-    what: &str,
-    out: &Out,
-) {
-    let target = match SiteName::new(&failover.to) {
-        Ok(target) => target,
-        Err(error) => return out.failed(failure("UNKNOWN_SITE", what, error.to_string(), "")).await,
-    };
-    let next = way_out::force(target.as_str());
-    // It was asked a moment ago.
-    let silent = control.contacts.get(&target).is_none_or(|contact| !contact.error.is_empty());
-    if silent && (failover.dry_run || !failover.confirmed) {
-        out.send(Reply::Plan(seal_only(control, &target, &next))).await;
-        return out.done(v1::Done { nothing_to_do: true, ..v1::Done::default() }).await;
-    }
-    if silent && sealed_for(control, &target) {
-        let text = format!("{} is sealed already, and {target} does not answer: {next}", control.site());
-        return out.done(v1::Done { text, nothing_to_do: true, ..v1::Done::default() }).await;
-    }
-    if failover.confirmed && !failover.dry_run {
-        out.progress("sealing", format!("{} takes no more appends", control.site()), 0, 0).await;
-        let Some(site) = control.state().named(target.as_str()).map(|site| site.id) else { return };
-        if let Err(why) = sealed::seal(control, site, &request.operator).await {
-            let why = format!("the reason cannot be kept: {why}");
-            let mut failed = failure("STATE", what, why, "df -h /var/claudefs, and repeat the command");
-            failed.changed = format!("{} is sealed until its control process is restarted", control.site());
-            return out.failed(failed).await;
-        }
-    }
-    if !silent && (failover.dry_run || !failover.confirmed) {
-        return foretell(control, &target, request, out).await;
-    }
-    let answered = if silent { Err(format!("{target} does not answer")) } else { Ok(()) };
-    let forwarded = match answered {
-        Ok(()) => forward(control, &target, request, out).await,
-        unreachable => unreachable,
-    };
-    if let Err(why) = forwarded {
-        let mut failed = failure("UNREACHABLE", what, why, next);
-        if failover.confirmed && !failover.dry_run {
-            failed.changed =
-                format!("{} is sealed: it takes no appends until {target} has opened an epoch", control.site());
-        }
-        return out.failed(failed).await;
-    }
-    if failover.confirmed && !failover.dry_run {
-        rejoin_winner(control, &target).await;
-    }
-}
-
-/// Whether an operator sealed this site for that one before.
-fn sealed_for(control: &Control, target: &SiteName) -> bool {
-    let site = control.state().named(target.as_str()).map(|site| site.id);
-    matches!(control.local().fenced(), Fence::SealedFor(sealed) if site == Some(sealed.target))
-}
-
-/// The target's plan, with what is done here before and after it.
-async fn foretell(control: &Arc<Control>, target: &SiteName, request: &v1::AdminRequest, out: &Out) {
-    let (replies, mut told) = tokio::sync::mpsc::channel(16);
-    let theirs = Out { site: out.site.clone(), replies };
-    let asking = async move { forward(control, target, request, &theirs).await };
-    let passing = async {
-        while let Some(mut reply) = told.recv().await {
-            if let Ok(v1::AdminReply { kind: Some(Reply::Plan(plan)), .. }) = &mut reply
-                && !plan.already
-            {
-                let here = control.site();
-                plan.steps
-                    .insert(0, format!("{here} is sealed: it takes no more appends, whatever becomes of the rest"));
-                plan.steps.push(format!("{here} joins the side of {target}, and discards nothing"));
-            }
-            // The caller may be gone.
-            let _ = out.replies.send(reply).await;
-        }
-    };
-    let (asked, ()) = tokio::join!(asking, passing);
-    if let Err(why) = asked {
-        let next = way_out::force(target.as_str());
-        out.failed(failure("UNREACHABLE", &format!("failover --force to {target}"), why, next)).await;
-    }
-}
-
-/// What is done while the target does not answer: this site stops, and the operator goes there.
-fn seal_only(control: &Control, target: &SiteName, next: &str) -> v1::FailoverPlan {
-    let state = control.state();
-    v1::FailoverPlan {
-        from: state.primary.map(|id| state.name_of(id)).unwrap_or_default(),
-        to: target.to_string(),
-        kind: "seal".into(),
-        epoch_before: state.epoch.0,
-        epoch_after: state.epoch.0,
-        steps: vec![
-            format!("{} is sealed: it takes no appends and stays fenced", control.site()),
-            format!("{target} does not answer: {next}"),
-        ],
-        gap_not_known: format!(
-            "{target} does not answer: it may take appends already, and does once it is made primary there"
-        ),
-        warnings: vec![format!(
-            "{target} does not answer: whether it takes appends is not known here; {} does not until {target} lets it",
-            control.site()
-        )],
-        ..v1::FailoverPlan::default()
-    }
-}
-
-/// The operator has chosen the other side: this one joins it, and discards nothing.
-async fn rejoin_winner(control: &Arc<Control>, target: &SiteName) {
-    let Ok(reply) = contact::ask(control, target).await else { return };
-    let state = control.state();
-    if reply.group == state.group {
-        // It takes part again once it has applied the epoch that the target opened.
-        let until = tokio::time::Instant::now() + FOLLOW_LIMIT;
-        while control.local().is_fenced() && tokio::time::Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        return;
-    }
-    if Epoch(reply.epoch) <= state.epoch {
-        return;
-    }
-    match membership::join(control, target, true).await {
-        Ok(text) => tracing::info!(text, "this site joined the side that the operator chose"),
-        Err(error) => tracing::warn!(%error, "this site is fenced and could not join the side that the operator chose"),
-    }
+    elsewhere::run(control, request, failover, &what, out).await;
 }
 
 async fn here(

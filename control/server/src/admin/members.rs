@@ -1,14 +1,16 @@
 //! Members that come, come back and go, and who leads them.
 
+mod named;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use cfs_control_core::local::Fence;
-use cfs_control_core::plan::Refused;
-use cfs_control_core::{Kind, State, removal};
+use cfs_control_core::{Kind, removal};
 use cfs_model::SiteName;
 use cfs_rpc::v1;
 
+use self::named::{Named, unusable};
 use super::{FORWARD_LIMIT, Leaders, Out, failure, forward, forward_to_leader, leader_known, rebuild};
 use crate::control::Control;
 use crate::lead::{Lead, Undone};
@@ -97,9 +99,17 @@ pub(super) async fn rejoin(control: &Arc<Control>, request: &v1::AdminRequest, r
     if let Some(refused) = unusable(control, &rejoin.primary, Named::Primary) {
         return out.failed(failure(refused.code, &what, refused.why, refused.next)).await;
     }
-    if fenced && is_of(control, &state, &rejoin.primary) {
-        // It is a member beside that one already, and its vote may be needed: what fences it has to be over first.
-        return out.failed(self::fenced(control, &what)).await;
+    if fenced {
+        match group_of(control, &rejoin.primary) {
+            // It is a member beside that one already, and its vote may be needed: what fences it has to be over first.
+            Ok(group) if group == state.group => return out.failed(self::fenced(control, &what)).await,
+            Ok(_) => {}
+            // What it said before may be over: it may have been made primary by force.
+            Err(why) => {
+                let next = format!("on {}: systemctl status claudefs-control", rejoin.primary);
+                return out.failed(failure("UNREACHABLE", &what, why, next)).await;
+            }
+        }
     }
     if member && !fenced && !state.held.contains(&control.id()) {
         if status::quorum(control) == "ok" {
@@ -128,73 +138,12 @@ pub(super) fn is_sealed(control: &Control) -> bool {
     matches!(control.local().fenced(), Fence::SealedFor(_))
 }
 
-/// Whether a site said last that it is in this one's group.
-fn is_of(control: &Control, state: &State, name: &str) -> bool {
-    let contact = SiteName::new(name).ok().and_then(|site| control.contacts.get(&site));
-    contact.and_then(|contact| contact.reply.or(contact.last)).is_none_or(|reply| reply.group == state.group)
-}
-
-/// What a site is named as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Named {
-    /// Any site that is enrolled.
-    Member,
-    /// One that is primary, or may be.
-    Primary,
-}
-
-/// Why the site that an operator named cannot be what it is named as, as far as this one knows.
-fn unusable(control: &Control, name: &str, named: Named) -> Option<Refused> {
-    let state = control.state();
-    let site = SiteName::new(name).ok();
-    let known = site.as_ref().is_some_and(|site| control.others().contains_key(site));
-    let configured = site.as_ref().and_then(|site| control.config.peer(site)).is_some_and(|peer| peer.witness);
-    // The newest side's, if there is another.
-    let stands = status::fences::stands(control, &state);
-    let newest = stands.iter().filter(|stand| !stand.primary.is_empty()).max_by_key(|stand| stand.epoch);
-    let facts = NamedSite {
-        here: control.site().as_str(),
-        name,
-        known,
-        witness: state.named(name).map_or(configured, |site| site.witness),
-        removed: state.removed.values().any(|gone| gone.as_str() == name),
-        primary: newest.map(|stand| stand.primary.as_str()).filter(|primary| *primary != control.site().as_str()),
-    };
-    facts.refusal(named)
-}
-
-/// A site that an operator named, as it is known here.
-#[derive(Debug, Clone, Copy)]
-struct NamedSite<'a> {
-    here: &'a str,
-    name: &'a str,
-    /// Enrolled, or in the configuration.
-    known: bool,
-    witness: bool,
-    removed: bool,
-    primary: Option<&'a str>,
-}
-
-impl NamedSite<'_> {
-    fn refusal(&self, named: Named) -> Option<Refused> {
-        let Self { here, name, .. } = self;
-        let primary = self.primary.unwrap_or("SITE");
-        let next = match named {
-            Named::Member => format!("name the primary: cfs admin replication enroll --primary {primary}"),
-            Named::Primary => format!("name the primary: cfs admin replication rejoin --primary {primary}"),
-        };
-        let (code, why) = if name == here {
-            ("ITSELF", format!("{here} is this site itself"))
-        } else if self.removed {
-            ("REMOVED", format!("{name} was removed from the cluster"))
-        } else if !self.known {
-            ("UNKNOWN_SITE", format!("{name} is neither enrolled nor in the configuration of {here}"))
-        } else if self.witness && named == Named::Primary {
-            ("WITNESS", format!("{name} is a witness: it votes, holds no data and can never be primary"))
-        } else {
-            return None;
-        };
-        Some(Refused { code, why, next })
+/// The group that a site said it is in when it was asked a moment ago.
+fn group_of(control: &Control, name: &str) -> Result<u64, String> {
+    let contact = SiteName::new(name).ok().and_then(|site| control.contacts.get(&site)).unwrap_or_default();
+    match contact.reply {
+        Some(reply) if contact.error.is_empty() => Ok(reply.group),
+        _ => Err(format!("{name} does not answer: {}", contact.error)),
     }
 }
 
@@ -360,33 +309,6 @@ pub(super) async fn lead(control: &Arc<Control>, request: &v1::AdminRequest, lea
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_site_that_cannot_be_what_it_is_named_as_is_refused_and_the_right_one_is_named() {
-        let site = NamedSite {
-            here: "site-a",
-            name: "site-b",
-            known: true,
-            witness: false,
-            removed: false,
-            primary: Some("site-c"),
-        };
-        let code = |site: NamedSite<'_>, named| {
-            site.refusal(named).map_or("", |refused| {
-                assert!(refused.next.ends_with("--primary site-c"), "{refused:?}");
-                refused.code
-            })
-        };
-        for (site, at_enroll, at_rejoin) in [
-            (site, "", ""),
-            (NamedSite { witness: true, ..site }, "", "WITNESS"),
-            (NamedSite { known: false, ..site }, "UNKNOWN_SITE", "UNKNOWN_SITE"),
-            (NamedSite { removed: true, ..site }, "REMOVED", "REMOVED"),
-            (NamedSite { name: "site-a", known: false, ..site }, "ITSELF", "ITSELF"),
-        ] {
-            assert_eq!((code(site, Named::Member), code(site, Named::Primary)), (at_enroll, at_rejoin), "{site:?}");
-        }
-    }
 
     #[test]
     fn a_site_that_has_rejoined_is_called_what_it_is() {
