@@ -3,7 +3,7 @@
 use cfs_model::Level;
 
 use crate::coordinator::Coordinator;
-use crate::plan::Refused;
+use crate::plan::{self, Refused};
 use crate::state::{Site, State};
 
 /// What every site must know.
@@ -81,15 +81,22 @@ fn check_off(state: &State, leader: &Coordinator, now_ms: u64) -> Result<(), Ref
 
 fn heard(state: &State, leader: &Coordinator, site: &Site, now_ms: u64, what_for: &str) -> Result<(), Refused> {
     let name = &site.name;
-    let (code, why, unit) = if !leader.is_fresh(state, site.id, now_ms) {
-        ("DOWN", format!("{name} is not heard"), "claudefs-control")
-    } else if !site.witness && leader.shipper_of(site.id).is_none() {
-        ("NO_SHIPPER", format!("the shipper of {name} does not answer"), "claudefs-shipper")
-    } else {
+    let shipper = leader.shipper_of(site.id);
+    let (code, why, mend) = if !leader.is_fresh(state, site.id, now_ms) {
+        ("DOWN", format!("{name} is not heard"), "systemctl start claudefs-control")
+    } else if site.witness {
         return Ok(());
+    } else {
+        match shipper {
+            None => {
+                ("NO_SHIPPER", format!("the shipper of {name} does not answer"), "systemctl start claudefs-shipper")
+            }
+            Some(shipper) if shipper.hangs() => ("NO_SHIPPER", plan::hangs(name.as_str()), plan::UNHANG),
+            Some(_) => return Ok(()),
+        }
     };
     let next = format!(
-        "wait some seconds, or on {name}: systemctl start {unit}; then repeat the command. Only if {name} does not come back: \
+        "wait some seconds, or on {name}: {mend}; then repeat the command. Only if {name} does not come back: \
          cfs admin replication remove {name}"
     );
     refused(code, format!("{why}, and {what_for}"), next)

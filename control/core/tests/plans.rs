@@ -658,6 +658,8 @@ fn what_stands_against_active_active() {
     assert_eq!(code(&cluster(&[]), &[(A, takes(at(A, 5)))], true), Err("ONE_SITE"));
     assert_eq!(code(&state, &all[..2], true), Err("DOWN"), "the witness must know too");
     assert_eq!(code(&state, &[all[0].clone(), (B, None), (W, None)], true), Err("NO_SHIPPER"));
+    let hung = Some(Shipper { age_ms: SHIPPER_HANGS_MS + 1, level: Level::THIS, ..shipper(at(A, 5)) });
+    assert_eq!(code(&state, &[all[0].clone(), (B, hung), (W, None)], true), Err("NO_SHIPPER"), "it cannot be told");
     assert_eq!(code(&state, &[all[0].clone(), (B, Some(shipper(at(A, 5)))), (W, None)], true), Err("VERSION"));
     assert_eq!(code(&state, &[(A, knows(at(A, 5))), all[1].clone(), (W, None)], true), Err("NO_PRIMARY"));
     let mut old = leader(&state, &all);

@@ -115,7 +115,15 @@ impl Directed {
                  replication rejoin --primary SITE",
             );
         }
-        self.witnesses.contains(&other).then_some("it is a witness and has no shipper")
+        if self.witnesses.contains(&other) {
+            return Some("it is a witness and has no shipper");
+        }
+        // A site that was removed may not know it, and asks for entries as before. Without a list nobody has said who belongs.
+        let belongs = self.data_sites.is_empty() || self.data_sites.contains(&other);
+        (!belongs).then_some(
+            "it does not belong to the cluster: it was removed, or is not enrolled yet; cfs admin replication status on it \
+             tells",
+        )
     }
 }
 

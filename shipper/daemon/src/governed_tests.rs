@@ -297,6 +297,10 @@ fn a_fenced_site_neither_appends_nor_exchanges() {
     take(&governed, &v1::Directive { held: vec![2], ..directive(3, true) }).unwrap();
     let apart = |governed: &Governed, site| governed.directed().kept_apart_from(SiteId(site)).is_some();
     assert_eq!([apart(&governed, 2), apart(&governed, 3)], [true, false]);
+    // Once it is said who belongs to the cluster, nobody else is given anything.
+    let sites = [1, 3].map(|id| v1::EnrolledSite { id, name: format!("site-{id}"), ..Default::default() }).to_vec();
+    take(&governed, &v1::Directive { sites, ..directive(3, true) }).unwrap();
+    assert_eq!([apart(&governed, 2), apart(&governed, 3)], [true, false]);
     take(&governed, &v1::Directive { fenced: true, ..directive(3, true) }).unwrap();
     assert_eq!((governed.may_append(10), apart(&governed, 3)), (None, true));
     assert_eq!(acknowledge(&governed, 0, 10), Acknowledgement::Ended);

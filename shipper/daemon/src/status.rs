@@ -1,6 +1,6 @@
 //! What this site says of itself.
 
-use cfs_model::{Lsn, SiteId, Vector};
+use cfs_model::{Lsn, SiteId, StreamId, Vector};
 use cfs_rpc::v1;
 use cfs_service::usage;
 
@@ -109,7 +109,17 @@ fn cursors(node: &Node, now_ms: u64) -> Vec<v1::StreamCursor> {
     let table = node.positions.lock();
     let cursors: Vec<_> = table.iter().map(|(stream, position)| (*stream, cursor(position, now_ms))).collect();
     drop(table);
+    let silence_ms = node.silence_ms();
+    let reachable = |stream: &StreamId, after: u64| {
+        let peers = node.peers.lock();
+        let holds = |peer: &Peer| peer.durable.get(stream).is_some_and(|lsn| lsn.0 > after);
+        peers.values().any(|peer| peer.is_heard(now_ms, silence_ms) && holds(peer))
+    };
     let filled = cursors.into_iter().map(|(stream, mut cursor)| {
+        if cursor.state == "moving" && cursor.durable < cursor.source && !reachable(&stream, cursor.durable) {
+            "stuck".clone_into(&mut cursor.state);
+            "no site that holds more of it is heard".clone_into(&mut cursor.reason);
+        }
         cursor.site = u32::from(stream.site.0);
         cursor.incarnation = stream.incarnation.0;
         cursor.site_name = node.site_name(stream.site);

@@ -3,6 +3,10 @@
 use std::future::Future;
 use std::io;
 
+/// What a site does behind everything else has this nice value. Each step of it takes a fifth of the processor's time away where
+/// it is short (sched(7)), so this leaves about a tenth.
+const BEHIND: i32 = 10;
+
 /// Runs `work` to its end on a thread of its own, where it may block. A simulation runs the same future on its one
 /// thread.
 ///
@@ -16,4 +20,30 @@ pub(crate) fn spawn(name: &'static str, work: impl Future<Output = ()> + Send + 
         }
     })?;
     Ok(())
+}
+
+/// Runs `work`, which may block, on a thread of its own that gives way on the processor: nobody waits for it, and others wait
+/// for what runs beside it.
+pub(crate) async fn behind<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (done, outcome) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("behind".to_owned()).spawn(move || {
+        // On Linux this is the thread's own, and anybody may give way more. Where it is not to be had, nothing gives way.
+        let _ = rustix::process::setpriority_process(None, BEHIND);
+        // Whoever asked may be gone.
+        let _ = done.send(work());
+    })?;
+    outcome.await.map_err(|_| io::Error::other("the work broke off"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::getpriority_process;
+
+    #[tokio::test]
+    async fn what_runs_behind_gives_way_and_nothing_else_does() {
+        let here = getpriority_process(None).unwrap();
+        assert_eq!(super::behind(|| getpriority_process(None).unwrap()).await.unwrap(), super::BEHIND.max(here));
+        assert_eq!(getpriority_process(None).unwrap(), here);
+        assert!(super::behind(|| panic!("it breaks off")).await.is_err());
+    }
 }

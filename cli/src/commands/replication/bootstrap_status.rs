@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use cfs_rpc::v1::{BootstrapReply, BootstrapRequest};
 use serde::Serialize;
 
+use super::gather::in_time;
 use super::watch::{self, Watch};
 use crate::output::{Document, Table};
 use crate::{Context, client};
@@ -154,9 +155,12 @@ impl Document for Status {
 /// When the shipper cannot be reached.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     watch::show(context, &args.watch, async || {
-        let mut inspect = client::inspect(context).await?;
-        let reply = inspect.bootstrap(BootstrapRequest::default()).await;
-        Ok(Status::of(reply.map_err(client::failed("report how far its enrolment is"))?.into_inner()))
+        let asked = async {
+            let mut inspect = client::inspect(context).await?;
+            let reply = inspect.bootstrap(BootstrapRequest::default()).await;
+            Ok(reply.map_err(client::failed("report how far its enrolment is"))?)
+        };
+        Ok(Status::of(in_time(asked).await?.into_inner()))
     })
     .await
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use cfs_rpc::v1::{StatusReply, StreamCursor};
 use serde::Serialize;
 
+use super::gather::in_time;
 use super::watch::{self, Watch};
 use crate::Context;
 use crate::output::{Document, Table};
@@ -33,7 +34,8 @@ impl Command {
     /// When the shipper cannot be reached.
     pub async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         let Self::Status(args) = self;
-        watch::show(context, &args.watch, async || Ok(Cursors::of(&watch::shipper_status(context).await?))).await
+        watch::show(context, &args.watch, async || Ok(Cursors::of(&in_time(watch::shipper_status(context)).await?)))
+            .await
     }
 }
 

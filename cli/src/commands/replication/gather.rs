@@ -24,7 +24,7 @@ pub(super) const NOW_MS: u64 = 1_500;
 pub(super) const NEVER: u64 = u64::MAX;
 /// What an error about a socket asks; here it is answered already.
 const QUESTION: &str = ": is the process that serves it running?";
-/// A shipper that holds no session with the control process is asked itself, for so long.
+/// A shipper that is asked itself, for a status or figures, answers within this.
 const SHIPPER_DEADLINE: Duration = Duration::from_millis(2500);
 
 /// What is known here and now. At least one of the two answered.
@@ -80,7 +80,7 @@ pub(super) async fn gather(context: &Context, all_sites: bool) -> anyhow::Result
     let config = context.config()?;
     let direct = tokio::spawn({
         let context = context.clone();
-        async move { shipper_status(&context).await }
+        async move { in_time(watch::shipper_status(&context)).await }
     });
     let control = ask::query::<StatusAnswer>(context, Kind::Status(StatusQuery { all_sites })).await;
     let told = control.as_ref().ok().and_then(|answer| answer.body.shipper.clone());
@@ -110,9 +110,16 @@ pub(super) fn is_witness(answer: &StatusAnswer) -> bool {
     answer.here.as_ref().is_some_and(|here| here.witness)
 }
 
-async fn shipper_status(context: &Context) -> anyhow::Result<StatusReply> {
-    let slow = || anyhow!("the shipper did not answer within {:.1} s", SHIPPER_DEADLINE.as_secs_f64());
-    tokio::time::timeout(SHIPPER_DEADLINE, watch::shipper_status(context)).await.unwrap_or_else(|_| Err(slow()))
+/// What the shipper says when it is `asked`, unless it hangs.
+///
+/// # Errors
+/// Those of `asked`, or that it took too long.
+pub(super) async fn in_time<T>(asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let slow = || {
+        let why = format!("the shipper did not answer within {:.1} s", SHIPPER_DEADLINE.as_secs_f64());
+        anyhow!("{why}\n  next: {}", bring_back(SHIPPER_UNIT, &why))
+    };
+    tokio::time::timeout(SHIPPER_DEADLINE, asked).await.unwrap_or_else(|_| Err(slow()))
 }
 
 fn neither(context: &Context, config: &cfs_config::Config, control: &str, shipper: &str) -> anyhow::Error {

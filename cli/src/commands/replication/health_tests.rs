@@ -26,6 +26,9 @@ fn all_sites_are_named_and_healthy() {
         assert!(text.contains(site), "{site}: {text}");
     }
     assert_eq!(health(|_| {}).exit_code(), ExitCode::SUCCESS);
+    // One that lags too far does not count as healthy, though it serves.
+    let text = table(&health(|a| shipper_of(a).peers[0].lag_ms = 2001));
+    assert!(text.contains("\nAll sites: NOT HEALTHY: site-b lags\n"), "{text}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use cfs_rpc::v1::{JournalHold, JournalReply, JournalRequest, JournalSite, JournalStream};
 use serde::Serialize;
 
+use super::gather::in_time;
 use super::status::duration_text;
 use super::watch::{self, Watch};
 use crate::output::{Document, Table};
@@ -265,9 +266,11 @@ impl Document for Journal {
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     watch::show(context, &args.watch, async || {
         data_site(context)?;
-        let mut inspect = client::inspect(context).await?;
-        let reply = inspect.journal(JournalRequest {}).await.map_err(client::failed("report on its journal"))?;
-        Ok(Journal::of(reply.into_inner()))
+        let asked = async {
+            let mut inspect = client::inspect(context).await?;
+            Ok(inspect.journal(JournalRequest {}).await.map_err(client::failed("report on its journal"))?)
+        };
+        Ok(Journal::of(in_time(asked).await?.into_inner()))
     })
     .await
 }

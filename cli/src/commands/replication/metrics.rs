@@ -9,7 +9,7 @@ use cfs_rpc::v1::{MetricsRequest, ProcessUsage, StatusAnswer, StatusQuery};
 use serde::Serialize;
 
 use super::ask;
-use super::gather::is_witness;
+use super::gather::{in_time, is_witness};
 use crate::output::{self, Document};
 use crate::{Context, client};
 
@@ -105,7 +105,7 @@ impl Document for Metrics {
 /// # Errors
 /// When the shipper cannot be reached, at a site that has one.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    let (control, shipper) = tokio::join!(control(context), shipper(context));
+    let (control, shipper) = tokio::join!(control(context), in_time(shipper(context)));
     let text = match shipper {
         Ok(text) => text,
         // A witness has no shipper: its control process is all that there is to tell of.

@@ -127,6 +127,8 @@ impl Picture {
             (true, _, _) => Lag::None,
             // What it calls the primary may be itself, of an older generation.
             _ if picture.state == FENCED && picture.primary == picture.site => Lag::Unknown,
+            // Nobody tells it what there is.
+            _ if picture.state == REMOVED => Lag::Unknown,
             (_, Some(shipper), _) => lag_here(&picture, shipper),
             (_, _, Some(here)) if here.lag_known => Lag::Known(here.lag_ms),
             _ => Lag::Unknown,
@@ -243,6 +245,7 @@ impl Peer {
 
     fn configured(known: &Configured, control_answers: bool, here: &Picture) -> Self {
         let (state, why) = match control_answers {
+            true if here.state == NOT_ENROLLED => (UNKNOWN, OUTSIDE),
             true => (DOWN, "it is in the configuration, and is not enrolled"),
             false => (UNKNOWN, "it is in the configuration; only the control process can tell how it is"),
         };
@@ -279,6 +282,9 @@ pub(super) fn is_vouched(control: &SiteStatus) -> bool {
     !control.reported_by.is_empty() && control.reported_by != control.site
 }
 
+/// What a site that is no member says of those that may be.
+const OUTSIDE: &str = "this site is not enrolled itself, and cannot tell";
+
 /// HEALTHY needs recent word from the site, and nobody who says otherwise.
 fn peer_state(shipper: Option<&PeerStatus>, control: Option<&SiteStatus>, here: &Picture) -> (String, String) {
     let state = |state: &str, why: &str| (state.to_owned(), why.to_owned());
@@ -296,6 +302,9 @@ fn peer_state(shipper: Option<&PeerStatus>, control: Option<&SiteStatus>, here: 
             None => stale(NEVER),
         };
     };
+    if here.state == NOT_ENROLLED && control.state != NOT_ENROLLED {
+        return state(UNKNOWN, OUTSIDE);
+    }
     // The runbook shows a site that is not enrolled yet as one that is down.
     if !control.enrolled || control.state == NOT_ENROLLED {
         let why = if control.why.is_empty() { "it is not enrolled" } else { &control.why };

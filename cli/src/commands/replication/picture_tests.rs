@@ -101,6 +101,13 @@ fn a_fenced_site_finds_no_fault_with_the_others() {
 fn what_is_configured_and_not_enrolled_is_down() {
     assert_eq!(states(|a| a.sites[0].enrolled = false), "site-b DOWN, site-w HEALTHY");
     assert_eq!(states(|a| drop(a.sites.pop())), "site-b HEALTHY, site-w DOWN");
+    // A site that is no member itself cannot tell.
+    let outside = |a: &mut StatusAnswer| {
+        a.here.as_mut().expect("here").state = "NOT_ENROLLED".into();
+        a.sites[0].enrolled = false;
+        a.sites.pop();
+    };
+    assert_eq!(states(outside), "site-b UNKNOWN, site-w UNKNOWN");
     let alone = Picture::of(&shipper_alone());
     let states: Vec<&str> = alone.peers.iter().map(|peer| peer.state.as_str()).collect();
     assert_eq!(states, [HEALTHY, UNKNOWN]);

@@ -32,8 +32,10 @@ pub(super) async fn show(control: &Arc<Control>, out: &Out) {
     }
     let failing = contacts.iter().filter(|(_, contact)| !contact.error.is_empty());
     let unreachable = failing.map(|(name, _)| name.to_string()).collect();
+    // A site that was removed still knows the group that it was in.
+    let removed = |reply: &v1::ContactReply| reply.status.as_ref().is_some_and(|status| status.state == "REMOVED");
     let mut groups: BTreeMap<u64, Vec<String>> = BTreeMap::new();
-    for (reply, _) in replies.iter().filter(|(reply, _)| reply.group != 0) {
+    for (reply, _) in replies.iter().filter(|(reply, _)| reply.group != 0 && !removed(reply)) {
         groups.entry(reply.group).or_default().push(reply.site.clone());
     }
     // The newest side; this one by what it has committed.

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use crate::node::Node;
+use crate::worker;
 
 /// A primary rests after each part as long as the part took to read, at most this: producers come first.
 const MAX_REST: Duration = Duration::from_millis(100);
@@ -174,7 +175,7 @@ pub(crate) async fn copy(
         }
         let began = node.boot_ns();
         let (reader, head) = (node.clone(), snapshot.clone());
-        let read = tokio::task::spawn_blocking(move || {
+        let read = worker::behind(move || {
             let chunk = reader.store.snapshot_chunk(&head, &from, COPY_PART_BYTES)?;
             let usage = reader.store.usage()?;
             Ok::<_, snapshot::Error>((chunk, usage.inodes + usage.dentries))

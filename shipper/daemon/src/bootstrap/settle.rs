@@ -9,7 +9,7 @@ use super::run::{begin_again, enter};
 use super::{Phase, Way};
 use crate::inspect::consistency;
 use crate::node::Node;
-use crate::rebuild;
+use crate::{rebuild, worker};
 
 /// How often it is looked.
 const POLL: Duration = Duration::from_millis(100);
@@ -71,7 +71,7 @@ pub(super) async fn settle(node: &Arc<Node>) -> Duration {
 async fn compare(node: &Arc<Node>) -> Result<(), Duration> {
     node.bootstrap.note("the digest is computed again and compared");
     let store = node.store.clone();
-    let agrees = match tokio::task::spawn_blocking(move || store.recompute_digest()).await {
+    let agrees = match worker::behind(move || store.recompute_digest()).await {
         Ok(Ok(recomputed)) => recomputed.agrees(),
         Ok(Err(error)) => {
             node.bootstrap.note(error.to_string());

@@ -18,6 +18,7 @@ use super::{Begin, Way};
 use crate::dial;
 use crate::node::Node;
 use crate::path::replicate::Work;
+use crate::worker;
 
 /// A source that says nothing for so long is left.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -92,7 +93,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Node) -> Result<T, snapshot::Error> + Send + 'static,
 ) -> Result<T, String> {
     let node = node.clone();
-    let done = tokio::task::spawn_blocking(move || work(&node)).await;
+    let done = worker::behind(move || work(&node)).await;
     done.map_err(|e| e.to_string())?.map_err(|error| error.to_string())
 }
 

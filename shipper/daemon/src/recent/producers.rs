@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use cfs_service::Window;
 
-use super::rate;
+use super::{RATE_SPAN_MS, rate};
 
 /// As many as may be connected; of more, those that were silent for longest are forgotten.
 const MAX_PRODUCERS: usize = 1024;
@@ -44,7 +44,8 @@ impl Producers {
             }
         }
         let mut window = rate();
-        window.note(now_ms, 0.0);
+        // Before, it appended nothing.
+        window.note(now_ms.saturating_sub(RATE_SPAN_MS), 0.0);
         self.0.insert(name.clone(), Producer { entries, at_ms: now_ms, window });
     }
 

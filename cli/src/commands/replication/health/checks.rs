@@ -116,8 +116,8 @@ fn sites<'a>(gathered: &'a Gathered, picture: &'a Picture) -> Vec<Site<'a>> {
         voter: votes(&peer.site),
         spare,
     });
-    // Nobody speaks with a site that was removed: that says nothing of the others.
-    let others = others.filter(|_| picture.state != REMOVED);
+    // Nobody speaks with a site that was removed, or is no member yet: that says nothing of the others.
+    let others = others.filter(|_| picture.state != REMOVED && picture.state != NOT_ENROLLED);
     std::iter::once(own).chain(others).collect()
 }
 

@@ -85,7 +85,7 @@ pub(super) const CHECKS: &[(&str, &str, Rests)] = &[
     (JOURNAL_EXHAUSTION, "no site is about to fall behind what the journal keeps", Shipper),
     (NEEDS_SNAPSHOT, "no site needs a snapshot", Shipper),
     (TOMBSTONES, "removed names do not pile up", Shipper),
-    (ERRORS, "no error in the last five minutes", Shipper),
+    (ERRORS, "at most one error a minute in the last five", Shipper),
     (CONFLICTS, "at most 5 conflicts with a loss in the last hour", Shipper),
     (LATENCY, "round trips take at most 50ms", Anybody),
     (CPU, "no process takes more than a twentieth of a core", Both),

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::EXIT_UNKNOWN;
 use super::checks::{LAG_CRITICAL_MS, LAG_WARNING_MS, SKEW_MS};
-use super::finding::{CHECKS, Finding, Level, NOTHING_ANSWERS, Rests};
+use super::finding::{CHECKS, Finding, LAG, Level, NOTHING_ANSWERS, Rests};
 use super::rows::{Row, rows};
 use crate::commands::replication::gather::{CONTROL_UNIT, Gathered, NEVER, SHIPPER_UNIT, bring_back};
 use crate::commands::replication::picture::{HEALTHY, NOT_ENROLLED, Peer, Picture, READY};
@@ -198,7 +198,9 @@ impl Document for Health {
         writeln!(out, "Health: {}", good_or_bad(self.verdict.text(), self.verdict == Level::Ok))?;
         if !self.sites.is_empty() {
             let ill = self.sites.iter().filter(|site| site.state != HEALTHY);
-            let ill: Vec<String> = ill.map(|site| format!("{} {}", site.site, site.state)).collect();
+            let lags = self.findings.iter().filter(|f| f.code == LAG && f.level == Level::Critical);
+            let lags = lags.map(|finding| format!("{} lags", finding.site));
+            let ill: Vec<String> = ill.map(|site| format!("{} {}", site.site, site.state)).chain(lags).collect();
             match ill.as_slice() {
                 [] => writeln!(out, "All sites: {}", good_or_bad(HEALTHY, true))?,
                 ill => writeln!(out, "All sites: {}: {}", good_or_bad("NOT HEALTHY", false), ill.join(", "))?,

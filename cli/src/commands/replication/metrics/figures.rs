@@ -143,7 +143,8 @@ fn number<S: Serializer>(value: &Option<f64>, to: S) -> Result<S::Ok, S::Error> 
 pub(super) fn summary(samples: &[Sample], control: Option<&ProcessUsage>) -> Vec<(&'static str, Option<f64>)> {
     let value = |by, metric| match by {
         By::Largest => of(samples, metric).reduce(f64::max),
-        By::Sum => (!samples.is_empty()).then(|| of(samples, metric).sum()),
+        // The sum of nothing is -0.0 otherwise.
+        By::Sum => (!samples.is_empty()).then(|| of(samples, metric).sum::<f64>() + 0.0),
         By::P99Ms => quantile(samples, metric, 0.99).map(|seconds| seconds * 1000.0),
         By::ControlCpu => control.and_then(|usage| usage.cpu_percent),
         By::ControlMemory => control.map(|usage| usage.rss_bytes as f64),

@@ -15,7 +15,7 @@ fn what_has_no_data_is_not_zero() {
     let some = samples("claudefs_replication_lag_ms{site=\"a\"} 5\n");
     assert_eq!(figure(&some, "fsync_p99_ms"), None);
     // The page is there, and nothing was refused.
-    assert_eq!(figure(&some, "refusals"), Some(0.0));
+    assert_eq!(figure(&some, "refusals").map(|none| none.to_string()), Some("0".to_owned()));
     let refused = samples(
         "claudefs_replication_refusals_total{kind=\"fenced\"} 2\nclaudefs_replication_refusals_total{kind=\"invalid\"} 3\n",
     );
