@@ -70,6 +70,11 @@ impl Contacts {
         }
     }
 
+    /// Only these can be asked: a site that was removed is nobody's business any more.
+    fn keep(&self, names: &[SiteName]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| names.contains(name));
+    }
+
     /// What everybody said who answered when last asked.
     pub(crate) fn answers(&self) -> Vec<v1::ContactReply> {
         self.all()
@@ -102,6 +107,7 @@ pub(crate) async fn run(control: Arc<Control>) {
 /// Asks every other control process once, all at the same time.
 pub(crate) async fn ask_all(control: &Arc<Control>) {
     let names: Vec<SiteName> = control.others().into_keys().collect();
+    control.contacts.keep(&names);
     futures::future::join_all(names.iter().map(|name| ask(control, name))).await;
     judge(control);
     control.metrics.look_for_split(control);

@@ -284,7 +284,9 @@ impl Control {
         let state = self.state();
         let enrolled = state.sites.values().map(|site| (site.name.clone(), site.control.clone()));
         let configured = self.config.peers.iter().map(|peer| (peer.name.clone(), peer.control.clone()));
-        enrolled.chain(configured).filter(|(name, _)| name != self.site()).collect()
+        let left =
+            |name: &SiteName| state.named(name.as_str()).is_none() && state.removed.values().any(|gone| gone == name);
+        enrolled.chain(configured).filter(|(name, _)| name != self.site() && !left(name)).collect()
     }
 }
 

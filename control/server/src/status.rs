@@ -113,7 +113,10 @@ fn state_of_here(control: &Control, state: &State) -> (&'static str, String, Str
         return ("NO_SHIPPER", plan::hangs(own), plan::UNHANG.into());
     }
     if quorum != OK {
-        return ("WAITING", quorum, String::new());
+        // Where every site takes appends, the operator may have wanted that one which is cut off goes on.
+        let goes_on = state.is_shared() && state.goes_on_alone && report.accepting && report.status == "READY";
+        let state = if goes_on { "READY" } else { "WAITING" };
+        return (state, quorum, String::new());
     }
     if let Some(awaited) = awaited(control, state) {
         return ("WAITING", awaited.why, awaited.next);

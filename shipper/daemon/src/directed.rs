@@ -102,6 +102,11 @@ impl Directed {
         self.closed.get(&stream).map_or(lsn, |end| lsn.min(*end))
     }
 
+    /// Whether a site stores data for the cluster. Before a control process has said who does, everybody may.
+    pub(crate) fn belongs(&self, site: SiteId) -> bool {
+        self.data_sites.is_empty() || self.data_sites.contains(&site)
+    }
+
     /// Why no streams are exchanged with a site; `None`: they are.
     pub(crate) fn kept_apart_from(&self, other: SiteId) -> Option<&'static str> {
         if self.fenced {
@@ -118,9 +123,8 @@ impl Directed {
         if self.witnesses.contains(&other) {
             return Some("it is a witness and has no shipper");
         }
-        // A site that was removed may not know it, and asks for entries as before. Without a list nobody has said who belongs.
-        let belongs = self.data_sites.is_empty() || self.data_sites.contains(&other);
-        (!belongs).then_some(
+        // A site that was removed may not know it, and asks for entries as before.
+        (!self.belongs(other)).then_some(
             "it does not belong to the cluster: it was removed, or is not enrolled yet; cfs admin replication status on it \
              tells",
         )

@@ -156,14 +156,21 @@ impl Node {
         self.config.site.id
     }
 
-    /// Every other site with a shipper: as this site's configuration has it, else as it was enrolled.
-    pub(crate) fn data_peers(&self) -> Vec<PeerConfig> {
+    /// Every other site with a shipper that may take part: as this site's configuration has it, else as it was enrolled.
+    pub(crate) fn known_peers(&self) -> Vec<PeerConfig> {
         let mut peers: Vec<PeerConfig> = self.config.data_peers().cloned().collect();
         let directed = self.governed.directed();
         let known = |name: &SiteName| name == self.site() || self.config.peer(name).is_some();
         let enrolled = directed.enrolled.iter().filter(|peer| !known(&peer.name) && !peer.peer.is_empty());
         peers.extend(enrolled.cloned());
         peers
+    }
+
+    /// Those of them that belong to the cluster: not one that was removed, or is not enrolled yet, which the configuration may
+    /// name.
+    pub(crate) fn data_peers(&self) -> Vec<PeerConfig> {
+        let directed = self.governed.directed();
+        self.known_peers().into_iter().filter(|peer| directed.belongs(peer.id)).collect()
     }
 
     /// One of them.
@@ -176,7 +183,7 @@ impl Node {
         if id == self.id() {
             return self.site().to_string();
         }
-        let peer = self.data_peers().into_iter().find(|peer| peer.id == id);
+        let peer = self.known_peers().into_iter().find(|peer| peer.id == id);
         peer.map_or_else(|| format!("site number {id}"), |peer| peer.name.to_string())
     }
 

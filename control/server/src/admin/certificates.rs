@@ -36,9 +36,9 @@ fn targets(control: &Control) -> Vec<Target> {
     let mut shippers: BTreeMap<SiteName, String> = BTreeMap::new();
     shippers.extend(state.sites.values().map(|site| (site.name.clone(), site.peer.clone())));
     shippers.extend(control.config.peers.iter().map(|peer| (peer.name.clone(), peer.peer.clone())));
-    shippers.retain(|site, address| *site != own && !address.is_empty());
-    let mut targets: Vec<Target> = control
-        .others()
+    let others = control.others();
+    shippers.retain(|site, address| others.contains_key(site) && !address.is_empty());
+    let mut targets: Vec<Target> = others
         .into_iter()
         .map(|(site, address)| Target { site, role: Role::Control, address })
         .chain(shippers.into_iter().map(|(site, address)| Target { site, role: Role::Shipper, address }))

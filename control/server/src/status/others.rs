@@ -37,9 +37,7 @@ pub(super) fn all(control: &Control, state: &State) -> Vec<v1::SiteStatus> {
         }
         status
     };
-    // Who was removed is listed no more, although the configuration may name it still.
-    let removed = |name: &SiteName| state.removed.values().any(|gone| gone == name);
-    control.others().into_keys().filter(|name| !removed(name)).map(one).collect()
+    control.others().into_keys().map(one).collect()
 }
 
 /// What was last heard of a site, and its state now.

@@ -209,7 +209,7 @@ impl Service {
             text => text.parse().map_err(|e| invalid(format!("durability: {e}")))?,
         };
         let copies = asked.copies().max(self.node.settings.now().durability.copies());
-        let others = self.node.data_peers().len();
+        let others = self.node.known_peers().len();
         if copies > others {
             return Err(invalid(format!("durability remote({copies}) needs {copies} other sites, there are {others}")));
         }

@@ -46,7 +46,7 @@ async fn follow(node: Arc<Node>, mut site: PeerConfig, journal: mpsc::Sender<Wor
         match node.data_peer(&site.name) {
             Some(known) => site = known,
             None => {
-                tracing::info!(site = %site.name, "a site is no longer enrolled");
+                tracing::info!(site = %site.name, "no streams are exchanged with a site that is not enrolled");
                 node.peers.remove(&site.name);
                 node.positions.claimed(site.id, &BTreeMap::new(), node.boot_ms());
                 return;

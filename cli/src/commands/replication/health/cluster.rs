@@ -103,6 +103,11 @@ fn by_hand(answer: &StatusAnswer, picture: &Picture, configured: &[Configured]) 
     }
 }
 
+/// Whether this site takes appends although it is cut off: active-active is on, and the operator wants that.
+fn goes_on_alone(answer: &StatusAnswer, picture: &Picture) -> bool {
+    answer.active_active && answer.partition_policy == "continue" && picture.state == READY
+}
+
 /// What concerns no single site.
 pub(super) fn cluster(answer: &StatusAnswer, picture: &Picture, configured: &[Configured], found: &mut Vec<Finding>) {
     let mut push = |code, level, reason: String, impact: &str, next: &str| {
@@ -110,17 +115,17 @@ pub(super) fn cluster(answer: &StatusAnswer, picture: &Picture, configured: &[Co
     };
     if !has_majority(answer) {
         let awaited = if answer.quorum.is_empty() { "more sites" } else { &answer.quorum };
+        let goes_on = goes_on_alone(answer, picture);
         let impact = match picture.primary == picture.site {
+            _ if goes_on => "appends go on here, as partition_policy says; nothing else can be changed from here",
             true => "no lease is renewed and no primary can be opened: writes stop here",
             false => "from here no primary can be opened; whether others go on without this site is not known",
         };
-        push(
-            code::NO_QUORUM,
-            Level::Critical,
-            format!("there is no quorum; awaited: {awaited}"),
-            impact,
-            &majority_back(answer, picture),
-        );
+        let back = majority_back(answer, picture);
+        // Nothing has to be forced where appends go on.
+        let next = back.split("; if that cannot be: ").next().filter(|_| goes_on).unwrap_or(&back);
+        let level = if goes_on { Level::Warning } else { Level::Critical };
+        push(code::NO_QUORUM, level, format!("there is no quorum; awaited: {awaited}"), impact, next);
     } else if answer.leader_age_ms > FRESH_MS {
         let reason = match answer.leader_age_ms {
             NEVER => "this site never heard a leader".to_owned(),
