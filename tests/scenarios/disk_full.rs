@@ -112,6 +112,41 @@ async fn a_full_disk_refuses_and_recovers() {
     assert_eq!(dumped.matches("\"filler\"").count() as u64, reply.highest_seq + 1, "each entry is there once");
 }
 
+/// A site whose disk is full is refused before the cluster counts on it, and comes in once there is room.
+#[test]
+fn a_site_with_a_full_disk_is_not_enrolled() {
+    if !is_root() {
+        return skipped("a small disk is mounted, which only root may do");
+    }
+    let cluster = Cluster::up_with("site-a,site-b,site-c");
+    cluster.wait_ready();
+    let left = cluster.admin("site-c", &["shutdown", "--graceful", "--yes"]);
+    assert_eq!(left.code, 0, "{left:?}\n{}", cluster.logs());
+    cluster.stop("site-c");
+    let _disk = match shrink(&cluster, "site-c") {
+        Ok(disk) => disk,
+        Err(why) => return skipped(&format!("a small disk cannot be mounted here: {why}")),
+    };
+    let ballast = cluster.path("site-c", "state").join("ballast");
+    let stat = rustix::fs::statvfs(ballast.parent().unwrap()).unwrap();
+    let file = fs::File::create(&ballast).unwrap();
+    let most = (stat.f_bavail * stat.f_frsize).saturating_sub(4 << 20);
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, most).unwrap();
+    let _ = cluster.dev(&["start", "site-c"]);
+    let history = cluster.admin("site-a", &["history", "-o", "jsonl"]).ok();
+    let refused = cluster.admin("site-c", &["enroll", "--primary", "site-a"]);
+    assert!(refused.code != 0 && refused.err.contains("[DISK_FULL]"), "{refused:?}\n{}", cluster.logs());
+    assert_eq!(cluster.admin("site-a", &["history", "-o", "jsonl"]).ok(), history, "nothing was changed");
+    assert!(!cluster.status("site-a").to_string().contains("\"site-c\""), "it is no member");
+
+    fs::remove_file(&ballast).unwrap();
+    eventually("the site to be enrolled", PATIENCE, || {
+        let said = cluster.admin("site-c", &["enroll", "--primary", "site-a"]);
+        if said.code == 0 { Ok(()) } else { Err(format!("{said:?}")) }
+    });
+    cluster.expect_identical();
+}
+
 /// Appends until the site refuses; returns how many entries it acknowledged.
 async fn fill(cluster: &Cluster, ballast: &Path) -> u64 {
     let (mut session, reply) = Session::hello(&socket(cluster, "site-a"), "filler", "").await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Cluster, PATIENCE, eventually, quiet};
+use crate::harness::{Cluster, PATIENCE, eventually, quiet, skipped};
 
 /// Alerts of the runbook; the rules hold them word for word.
 const PROMISED: [(&str, &str, &str, &str); 3] = [
@@ -109,6 +109,25 @@ impl Prometheus {
         })
     }
 
+    /// The runbook's query, as it is typed; the port apart.
+    fn answers_the_runbook(&self) {
+        let there = |program: &str| Command::new(program).arg("--version").output().is_ok();
+        if !there("curl") || !there("jq") {
+            return skipped("curl or jq is not installed");
+        }
+        let port = self.port;
+        let typed = format!(
+            "curl -s http://localhost:{port}/api/v1/query?query='claudefs_replication_lag_ms' | jq '.data.result'"
+        );
+        eventually("the lag in Prometheus", PATIENCE, || {
+            let said = Command::new("sh").args(["-c", &typed]).output().map_err(|error| error.to_string())?;
+            let text = String::from_utf8_lossy(&said.stdout).into_owned();
+            let rows: Value = serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))?;
+            let known = rows.as_array().is_some_and(|rows| rows.iter().any(|row| row["metric"]["site"].is_string()));
+            if known { Ok(()) } else { Err(text) }
+        });
+    }
+
     fn all_targets_are_up(&self) {
         eventually("every target to be scraped", PATIENCE, || {
             let targets = self.ask("/api/v1/targets")?;
@@ -195,6 +214,7 @@ fn each_alert_fires_from_the_fault_that_it_is_for() {
     let cluster = Cluster::up();
     let prometheus = Prometheus::of(&cluster);
     prometheus.all_targets_are_up();
+    prometheus.answers_the_runbook();
 
     // Connections that cannot prove who they are, for as long as it takes.
     let (port, stop) = (cluster.port("site-a", "peer"), std::sync::atomic::AtomicBool::new(false));

@@ -28,6 +28,7 @@ use self::handing::{FORWARD_LIMIT, Leaders, forward, forward_to_leader, leader_k
 use crate::control::Control;
 use crate::status;
 
+pub(crate) use config::durability;
 pub(crate) use invitation::redeem;
 
 /// What the caller may do.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cfs_config::Config;
 use cfs_control_core::local::Fence;
+use cfs_control_core::skew::Exchanges;
 use cfs_control_core::split::{self, Side};
 use cfs_control_core::{Kind, State};
 use cfs_model::{Epoch, SiteId, SiteName, Vector};
@@ -38,6 +39,8 @@ pub(crate) struct Contact {
     pub(crate) at_ms: Option<u64>,
     /// Why it does not answer; empty: it did.
     pub(crate) error: String,
+    /// How far its clock and it itself are away.
+    pub(crate) exchanges: Exchanges,
 }
 
 /// All of them, by name.
@@ -120,13 +123,14 @@ pub(crate) async fn ask_quickly(control: &Arc<Control>) {
 
 /// Asks one; what it says is kept.
 pub(crate) async fn ask(control: &Arc<Control>, site: &SiteName) -> Result<v1::ContactReply, String> {
-    let asked_ms = control.boot_ms();
+    let (asked_ms, asked_wall_ms, asked) = (control.boot_ms(), control.wall_ms(), tokio::time::Instant::now());
     let answer = tokio::time::timeout(LIMIT, async {
         let mut client = control.peers.client(site.as_str()).map_err(|error| error.to_string())?;
         let reply = client.contact(request(control)).await;
         reply.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
     });
     let answer = answer.await.unwrap_or_else(|_| Err(format!("no answer within {} ms", LIMIT.as_millis())));
+    let round_trip_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
     let now_ms = control.boot_ms();
     let state = control.state();
     if let Ok(reply) = &answer
@@ -146,6 +150,9 @@ pub(crate) async fn ask(control: &Arc<Control>, site: &SiteName) -> Result<v1::C
                     contact.shipper = Some(shipper.clone());
                 }
                 contact.at_ms = Some(now_ms);
+                if reply.wall_ms > 0 {
+                    contact.exchanges.note(now_ms, round_trip_us, asked_wall_ms, reply.wall_ms);
+                }
                 contact.error.clear();
             }
             Err(error) => contact.error.clone_from(error),
@@ -198,6 +205,7 @@ pub(crate) fn reply(control: &Control, asked: &v1::ContactRequest) -> v1::Contac
         version: env!("CARGO_PKG_VERSION").to_owned(),
         hears: false,
         signs: control.signs(),
+        wall_ms: control.wall_ms(),
         words: if own { words::known(control, &state, &asked.site) } else { Vec::new() },
         forked_at: state.forked_at.to_wire(),
         applied_index: node.as_ref().map_or(0, |node| node.applied().borrow().index()),

@@ -1,6 +1,5 @@
 //! The leader's work: answers reports, and carries out what the decisions say.
 
-mod clocks;
 mod losses;
 mod undone;
 
@@ -9,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cfs_control_core::alone;
-use cfs_control_core::skew::Skew;
 use cfs_control_core::{Action, Answer, Command, Coordinator, Kind, Lease, Order, Outcome, State};
 use cfs_model::{Epoch, SiteId};
 use cfs_rpc::v1;
@@ -43,8 +41,6 @@ pub(crate) struct Lead {
     node: Arc<Node>,
     coordinator: Mutex<Coordinator>,
     wake: Notify,
-    /// The sites' wall clocks against this one's, for people.
-    skews: Mutex<BTreeMap<SiteId, Skew>>,
     /// When the leadership began, on the boot clock.
     began_ms: u64,
     controls: Mutex<BTreeMap<SiteId, Vec<v1::PeerHeard>>>,
@@ -122,8 +118,8 @@ impl Lead {
     fn new(control: Arc<Control>, node: Arc<Node>) -> Self {
         let began_ms = control.boot_ms();
         let coordinator = Mutex::new(Coordinator::new(control.id(), began_ms));
-        let (wake, skews, controls) = (Notify::new(), Mutex::default(), Mutex::default());
-        Self { coordinator, wake, skews, began_ms, controls, control, node }
+        let (wake, controls) = (Notify::new(), Mutex::default());
+        Self { coordinator, wake, began_ms, controls, control, node }
     }
 
     /// The decisions' memory. Hold it only for look-ups.
@@ -176,7 +172,6 @@ impl Lead {
             ..v1::SiteReportReply::default()
         };
         let Some(report) = wire::report(&message) else { return reply };
-        self.measure_skew(report.site, &message);
         self.node.catch_up(message.applied_index).await;
         let now_ms = self.control.boot_ms();
         let word = words::of_report(&self.control, &self.state(), &message);

@@ -1,13 +1,15 @@
 //! Becoming a member, coming back, and leaving.
 
+use std::fs::{self, File};
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cfs_control_core::{Kind, Outcome, Site};
 use cfs_model::{Epoch, Incarnation, Levels, SiteId, SiteName, Vector};
-use cfs_rpc::v1;
+use cfs_rpc::{private_file, v1};
 
-use crate::control::Control;
+use crate::control::{Control, blocking};
 use crate::lead::Undone;
 use crate::member::Node;
 use crate::{contact, sealed, status, wire};
@@ -25,6 +27,9 @@ const MOVE_PAUSE: Duration = Duration::from_millis(100);
 /// Sites that name another one as leader are followed so often.
 const MOST_NAMED: u32 = 4;
 
+/// A member's log and state take less at first.
+const ROOM_BYTES: usize = 8 << 20;
+
 /// Why a site did not become a member.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -36,6 +41,8 @@ pub(crate) enum Error {
     Refused(String),
     #[error("the state of this site cannot be kept: {0}")]
     State(String),
+    #[error("the disk of this site is too full: {0}")]
+    NoRoom(String),
     #[error("the group has not reached this site within {0:?}")]
     NotReached(Duration),
 }
@@ -156,9 +163,35 @@ fn bounded(mut address: String) -> String {
     address
 }
 
+/// Finds out whether a member's state can be kept here: a group counts on a member from the moment that it is let in.
+async fn find_room(control: &Control) -> Result<(), Error> {
+    let shipper = control.shipper.borrow().live().filter(|report| report.status == "READ_ONLY").map(|r| r.why.clone());
+    if let Some(why) = shipper {
+        return Err(Error::NoRoom(why));
+    }
+    let directory = control.config.control_dir().to_owned();
+    let tried = blocking(move || {
+        private_file::create_directory(&directory)?;
+        let path = directory.join("room");
+        let mut file = File::create(&path)?;
+        // Written, not only asked for: a file system may promise what it does not have.
+        let zeros = vec![0; 64 * 1024];
+        let written = (0..ROOM_BYTES / zeros.len()).try_for_each(|_| file.write_all(&zeros));
+        let kept = written.and_then(|()| file.sync_all());
+        fs::remove_file(&path)?;
+        kept
+    });
+    match tried.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Error::NoRoom(format!("{} MiB cannot be written: {error}", ROOM_BYTES >> 20))),
+        Err(error) => Err(Error::State(error.to_string())),
+    }
+}
+
 /// Makes this site a member of the group that `through` is in. What it was before is kept in its own directory.
 pub(crate) async fn join(control: &Arc<Control>, through: &SiteName, rejoin: bool) -> Result<String, Error> {
     let _changing = control.changing.lock().await;
+    find_room(control).await?;
     let reply = ask(control, through, rejoin).await?;
     control.set_lead(None);
     if let Some(old) = control.node() {

@@ -10,7 +10,7 @@ use cfs_service::usage;
 
 use crate::contact::{self, Contact};
 use crate::control::Control;
-use crate::{inspect, wire, words};
+use crate::{admin, inspect, wire, words};
 
 pub(crate) mod fences;
 mod others;
@@ -272,7 +272,7 @@ pub(crate) async fn answer(control: &Arc<Control>, all_sites: bool) -> (v1::Stat
         op_text,
         op_next,
         split_brain: sees_split(control, &state),
-        durability: if state.copies == 0 { "local".into() } else { format!("remote({})", state.copies) },
+        durability: admin::durability(control, &state),
         process: Some(usage::process(format!("cfs-control {}", control.site()), control.uptime_ms())),
         machine: Some(usage::machine()),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -52,7 +52,7 @@ fn each_fault_has_its_code_and_level() {
         ("CFS-H008", Warning, |a| a.sites[1].age_ms = u64::MAX),
         ("CFS-H009", Warning, |a| a.sites[0].state = "NO_SHIPPER".into()),
         ("CFS-H010", Critical, |a| shipper_of(a).status = "READ_ONLY".into()),
-        ("CFS-H011", Warning, |a| a.sites[1].clock_skew_ms = -101),
+        ("CFS-H011", Warning, |a| a.sites[1].clock_skew_ms = Some(-101)),
         ("CFS-H012", Critical, |a| a.durability = "remote(2)".into()),
         ("CFS-H013", Warning, |a| a.sites[1].version = "0.2.0".into()),
         ("CFS-H014", Warning, |a| (a.sites[0].state, a.sites[0].gone_ms) = ("DOWN".into(), 900)),
@@ -301,7 +301,7 @@ fn what_does_not_answer_is_no_good_news() {
 
 #[test]
 fn detailed_shows_every_check() {
-    let text = table(&health_of(&gathered(|a| a.sites[1].clock_skew_ms = 400), true));
+    let text = table(&health_of(&gathered(|a| a.sites[1].clock_skew_ms = Some(400)), true));
     for (code, ..) in CHECKS {
         assert!(text.contains(&format!("Check: {code}")), "{code}");
     }

@@ -91,7 +91,7 @@ impl SideView {
             acknowledged_later: side.acknowledged_later,
             written_ms: (side.written_ms != 0).then_some(side.written_ms),
             unshared_entries: side.unshared_known.then_some(side.unshared_entries),
-            unshared_why: Some(side.unshared_why).filter(|why| !why.is_empty()),
+            unshared_why: Some(side.unshared_why).filter(|why| !why.is_empty() && !side.witness),
             witness: side.witness,
             age_ms: (side.age_ms != NEVER).then_some(side.age_ms),
             members: side.members,

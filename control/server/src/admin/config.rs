@@ -218,6 +218,11 @@ fn value_of(control: &Control, state: &State, setting: &ClusterSetting) -> (Stri
     }
 }
 
+/// What an append here is promised at least: what the cluster asks for, or more if this site's file does.
+pub(crate) fn durability(control: &Control, state: &State) -> String {
+    cluster::find("durability").map(|setting| value_of(control, state, setting).0).unwrap_or_default()
+}
+
 fn copies(durability: &str) -> usize {
     durability.parse().map_or(0, Durability::copies)
 }

@@ -78,6 +78,9 @@ pub(super) fn not_joined(what: &str, through: &str, error: &membership::Error) -
             ("UNREACHABLE", format!("on {site}: systemctl status claudefs-control"))
         }
         membership::Error::Refused(_) => ("REFUSED", format!("on {through}: cfs admin replication status")),
+        membership::Error::NoRoom(_) => {
+            ("DISK_FULL", "df -h /var/claudefs; free space, and repeat the command".to_owned())
+        }
         membership::Error::State(_) => ("STATE", "journalctl -u claudefs-control".to_owned()),
         membership::Error::NotReached(_) => ("NOT_REACHED", "cfs admin replication status".to_owned()),
     };

@@ -28,13 +28,11 @@ pub(super) fn all(control: &Control, state: &State) -> Vec<v1::SiteStatus> {
         status.gone_ms = gone_since_ms.map_or(0, |since_ms| control.boot_ms().saturating_sub(since_ms).max(1));
         status.leader = leader.as_ref() == Some(&name);
         status.voter = member.is_some_and(|site| voters.contains(&site.id));
-        status.rtt_us = control.peers.round_trip_ms(name.as_str()).unwrap_or(0).saturating_mul(1000);
+        let now_ms = control.boot_ms();
+        let smoothed = || control.peers.round_trip_ms(name.as_str()).unwrap_or(0).saturating_mul(1000);
+        status.rtt_us = contact.exchanges.round_trip_us(now_ms).unwrap_or_else(smoothed);
+        status.clock_skew_ms = contact.exchanges.ahead_ms(now_ms);
         status.counts = member.is_some_and(|site| state.rules.iter().all(|rule| rule.members.contains(&site.id)));
-        if let Some(lead) = control.lead()
-            && let Some(member) = member
-        {
-            status.clock_skew_ms = lead.skew_ms(member.id);
-        }
         status
     };
     control.others().into_keys().map(one).collect()

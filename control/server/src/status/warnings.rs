@@ -54,8 +54,8 @@ fn witness_down(site: &v1::SiteStatus, majority: bool, spare: usize) -> Option<S
 }
 
 fn clock(site: &v1::SiteStatus) -> Option<String> {
-    let apart = site.clock_skew_ms.unsigned_abs() > SKEW_MS;
-    apart.then(|| format!("the clock of {} differs by {} ms", site.site, site.clock_skew_ms))
+    let apart_ms = site.clock_skew_ms.filter(|ms| ms.unsigned_abs() > SKEW_MS)?;
+    Some(format!("the clock of {} differs by {apart_ms} ms", site.site))
 }
 
 #[cfg(test)]

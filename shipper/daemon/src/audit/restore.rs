@@ -73,6 +73,10 @@ fn operation(store: &dyn Store, record: &Record, force: bool) -> Result<Op, Stri
     }
     let kind = match register {
         Register::Field(inode, Field::Life) => life(store, inode, value)?,
+        // What nobody would see is not called restored.
+        Register::Field(inode, _) | Register::Xattr(inode, _) if !exists(store, inode)? => {
+            return Err(format!("inode {inode} does not exist any more: restore the event of its removal first"));
+        }
         Register::Field(inode, field) => attribute(inode, field, value)?,
         Register::Dentry(parent, name) => entry(store, parent, name.into(), value)?,
         Register::Xattr(inode, name) => match value {
@@ -83,6 +87,11 @@ fn operation(store: &dyn Store, record: &Record, force: bool) -> Result<Op, Stri
     let op = Op { kind: Some(kind) };
     validate(&op).map_err(|error| error.to_string())?;
     Ok(op)
+}
+
+fn exists(store: &dyn Store, inode: u64) -> Result<bool, String> {
+    let view = store.inode(inode).map_err(|error| error.to_string())?;
+    Ok(matches!(view.map(|view| view.state), Some(State::Live { .. })))
 }
 
 fn attribute(inode: u64, field: Field, value: &LostValue) -> Result<Kind, String> {
@@ -162,8 +171,7 @@ fn entry(store: &dyn Store, parent: u64, name: Bytes, value: &LostValue) -> Resu
     let present = store.entry(parent, &name).map_err(|error| error.to_string())?;
     match value {
         LostValue::Entry { inode, kind } => {
-            let view = store.inode(*inode).map_err(|error| error.to_string())?;
-            if !matches!(view.map(|view| view.state), Some(State::Live { .. })) {
+            if !exists(store, *inode)? {
                 return Err(format!(
                     "inode {inode}, which the entry pointed to, does not exist: the name would dangle"
                 ));

@@ -8,7 +8,7 @@ use super::checks::{SKEW_MS, finding};
 use super::finding::{self as code, Finding, Level};
 use crate::commands::replication::gather::{Configured, FRESH_MS, NEVER, SITE_UNIT, bring_back, hangs};
 use crate::commands::replication::picture::{
-    DOWN, FENCED, HEALTHY, NO_CONTROL, NOT_ENROLLED, Picture, REMOVED, UNHEARD, UNKNOWN,
+    DOWN, FENCED, HEALTHY, NO_CONTROL, NOT_ENROLLED, Picture, READY, REMOVED, UNHEARD, UNKNOWN,
 };
 use crate::commands::replication::status::duration_text;
 
@@ -172,7 +172,7 @@ pub(super) fn cluster(answer: &StatusAnswer, picture: &Picture, configured: &[Co
     }
     found.extend(durability(answer, picture));
     let all: Vec<&SiteStatus> = answer.here.iter().chain(&answer.sites).collect();
-    found.extend(all.iter().filter(|site| site.clock_skew_ms.unsigned_abs() > SKEW_MS).map(|site| skew(site)));
+    found.extend(all.iter().filter_map(|site| skew(site)));
     found.extend(versions(&all));
     found.extend(answer.sites.iter().filter_map(|site| number(answer, picture, site)));
 }
@@ -223,15 +223,16 @@ fn durability(answer: &StatusAnswer, picture: &Picture) -> Option<Finding> {
     })
 }
 
-fn skew(site: &SiteStatus) -> Finding {
-    finding(
+fn skew(site: &SiteStatus) -> Option<Finding> {
+    let apart_ms = site.clock_skew_ms.filter(|ms| ms.unsigned_abs() > SKEW_MS)?;
+    Some(finding(
         code::CLOCK_SKEW,
         Level::Warning,
         &site.site,
-        format!("the clock of {} differs by {}ms; at most {SKEW_MS}ms is allowed", site.site, site.clock_skew_ms),
+        format!("the clock of {} differs by {apart_ms}ms; at most {SKEW_MS}ms is allowed", site.site),
         "in merges the later clock wins, and times in audit trails do not compare; leases are not affected",
-        format!("on {}: chronyc tracking", site.site),
-    )
+        format!("on {}, and here: chronyc tracking", site.site),
+    ))
 }
 
 /// A site that the group knows under another number than this one's configuration.

@@ -230,7 +230,7 @@ pub(super) fn rows(gathered: &Gathered, picture: &Picture) -> Vec<Row> {
     if let Some(answer) = answer.filter(|answer| !is_outside(answer, picture)) {
         for other in &answer.sites {
             let heard = picture.peers.iter().any(|peer| peer.site == other.site && peer.fresh && peer.state != DOWN);
-            let skew_ms = heard.then(|| other.clock_skew_ms.unsigned_abs() as f64);
+            let skew_ms = other.clock_skew_ms.filter(|_| heard).map(|ms| ms.unsigned_abs() as f64);
             rows.push(Row::new(&SKEW, &other.site, "", skew_ms));
         }
     }

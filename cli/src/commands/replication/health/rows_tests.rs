@@ -101,7 +101,7 @@ fn what_nobody_tells_is_not_zero() {
     // A site that is down is not of today's latency, lag or clock.
     let down = gathered(|a| {
         a.sites[0].state = "DOWN".into();
-        a.sites[0].clock_skew_ms = 900;
+        a.sites[0].clock_skew_ms = Some(900);
     });
     let found = rows(&down, &Picture::of(&down));
     let of =

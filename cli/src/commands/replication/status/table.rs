@@ -215,7 +215,7 @@ impl Status {
                 vote.to_owned(),
                 if s.counts { "yes" } else { "no" }.to_owned(),
                 or_unknown(s.age_ms),
-                format!("{}ms", s.clock_skew_ms),
+                s.clock_skew_ms.map_or_else(|| "n/a".to_owned(), |ms| format!("{ms}ms")),
                 format!("{}us", s.rtt_us),
                 s.version.clone(),
                 s.level.map_or_else(|| "-".to_owned(), |level| level.to_string()),

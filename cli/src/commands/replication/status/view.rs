@@ -121,7 +121,7 @@ pub(super) struct Site {
     pub(super) epoch: u64,
     pub(super) floor: u64,
     pub(super) lag_ms: Option<u64>,
-    pub(super) clock_skew_ms: i64,
+    pub(super) clock_skew_ms: Option<i64>,
     pub(super) rtt_us: u64,
     pub(super) version: String,
     /// What it acts as.
