@@ -29,6 +29,7 @@ pub(super) fn site(name: &str, id: u32, role: &str) -> SiteStatus {
         epoch: 3,
         floor: 3,
         lag_known: role != "WITNESS",
+        clock_skew_ms: Some(0),
         version: "0.1.0".into(),
         node: u64::from(id) * 11,
         counts: role != "WITNESS",
