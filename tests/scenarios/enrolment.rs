@@ -202,7 +202,30 @@ fn a_primary_leaves_and_comes_back() {
         if named { Err(format!("{status:#}")) } else { Ok(()) }
     });
     cluster.wait_status("site-a", "REMOVED", PATIENCE);
+    // It gets nothing any more, and where it is switched off nobody misses it.
+    let applied = || {
+        let cursors = cluster.admin("site-a", &["cursor", "status", "-o", "json"]).json();
+        let streams = cursors["streams"].as_array().expect("streams").iter();
+        streams.map(|cursor| (cursor["stream"].to_string(), cursor["applied"].to_string())).collect::<Vec<_>>()
+    };
+    eventually("site-a to get nothing any more", PATIENCE, || {
+        let before = applied();
+        load.until_more(&cluster);
+        let after = applied();
+        if after == before { Ok(()) } else { Err(format!("{before:?} {after:?}\n{}", cluster.logs())) }
+    });
     cluster.dev(&["stop", "site-a"]).ok();
+    load.until_more(&cluster);
+    for site in ["site-b", "site-c"] {
+        for words in [&["meta", "consistency-check"][..], &["tls", "status"], &["replication", "split-brain", "status"]]
+        {
+            let said = cluster.at(site, &[&["admin"], words].concat());
+            let named = said.out.contains("site-a ") || said.out.contains("site-a:");
+            assert!(said.code == 0 && !named, "{words:?} at {site}: {said:?}\n{}", cluster.logs());
+        }
+        let metrics = cluster.admin(site, &["metrics"]);
+        assert!(!metrics.out.contains("site=\"site-a\""), "{metrics:?}");
+    }
     let _starting = start_only(&cluster, "site-a");
     cluster.wait_status("site-a", "REMOVED", PATIENCE);
     let again = cluster.admin("site-a", &["shutdown", "--graceful", "--yes"]);
