@@ -22,15 +22,15 @@ pub(crate) fn spawn(name: &'static str, work: impl Future<Output = ()> + Send + 
     Ok(())
 }
 
-/// Runs `work`, which may block, on a thread of its own that gives way on the processor: nobody waits for it, and others wait
-/// for what runs beside it.
+/// Runs `work`, which may block, on a thread of its own that gives way on the processor and goes over a store in small pieces:
+/// nobody waits for it, and others wait for what runs beside it.
 pub(crate) async fn behind<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let (done, outcome) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("behind".to_owned()).spawn(move || {
         // On Linux this is the thread's own, and anybody may give way more. Where it is not to be had, nothing gives way.
         let _ = rustix::process::setpriority_process(None, BEHIND);
         // Whoever asked may be gone.
-        let _ = done.send(work());
+        let _ = done.send(cfs_store::pace::gently(work));
     })?;
     outcome.await.map_err(|_| io::Error::other("the work broke off"))
 }

@@ -10,6 +10,7 @@ mod engine;
 pub mod lmdb;
 pub mod lost;
 mod memory;
+pub mod pace;
 pub mod repair;
 mod row;
 pub mod snapshot;

@@ -11,6 +11,7 @@ use super::head::{Head, Phase, decode_producer, seen_at};
 use super::txn::Txn;
 use crate::backend::{Backend, Read, Size, Write};
 use crate::lost;
+use crate::pace;
 use crate::row::{InodeRow, NamedRow, encode_inode, inode_key, named_key, split_key};
 use crate::snapshot::{Error, Item, Progress, Resume, Snapshot, TAG_END, TAG_HEAD, TAG_NEXT, TAG_READ_AT, items};
 use crate::store::Position;
@@ -93,6 +94,7 @@ impl<B: Backend> Engine<B> {
         }
         for item in items {
             txn.install_item(&item)?;
+            pace::breathe();
         }
         self.commit(txn)?;
         Ok(())

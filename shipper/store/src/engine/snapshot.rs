@@ -5,6 +5,7 @@ use super::head::{END_KEY, Phase, encode_vector};
 use super::verify::{REGISTERS, register_part};
 use crate::backend::{Backend, Read, Scan};
 use crate::lost;
+use crate::pace;
 use crate::row::{InodeRow, NamedRow, split_key};
 use crate::snapshot::{
     Chunk, Error, MAX_CHUNK_BYTES, Resume, Snapshot, Stage, TAG_END, TAG_HEAD, TAG_NEXT, TAG_READ_AT, Writer,
@@ -85,6 +86,7 @@ fn copy_rows(
             return Ok(Scan::Stop);
         }
         copy_row(tables, table, key, row, out)?;
+        pace::breathe();
         Ok(Scan::More)
     })?;
     Ok(next)

@@ -7,6 +7,7 @@ use cfs_shipper_core::merge::{Dentry, Inode, Xattr};
 use super::head::{self, Head};
 use crate::backend::{Backend, Read, Scan};
 use crate::digest::{BUCKETS, Recomputed, Sums, bucket_of, hash, next_in_bucket};
+use crate::pace;
 use crate::row::{InodeRow, NamedRow, inode_key, split_key};
 use crate::table::{Error, Table};
 use crate::verify::{Content, Contents, MAX_DEPTH, MAX_LISTED, Place, Verified};
@@ -52,6 +53,7 @@ pub(super) fn recompute(tables: &impl Read) -> Result<Recomputed, Error> {
     let mut scratch = Vec::new();
     for table in REGISTERS {
         tables.scan(table, &[], &mut |key, row| {
+            pace::breathe();
             let register = register_part(table, key, row)?;
             if !register.is_empty() {
                 sums.add(split_key(table, key)?.0, hash(table, key, register, &mut scratch));
