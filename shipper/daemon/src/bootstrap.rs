@@ -15,6 +15,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use cfs_model::Vector;
 use cfs_rpc::rebuild::{Order, Stage};
@@ -27,6 +29,8 @@ use kept::Kept;
 pub(crate) use kept::{Phase, Way};
 pub(crate) use run::{offers, run};
 
+/// A full disk is tried again after this.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
 /// Points of the rate's window, one for each part at most.
 const RATE_POINTS: usize = 64;
 /// The rate is that of this time.
@@ -149,12 +153,21 @@ impl Bootstrap {
         self.phase() != Phase::Complete
     }
 
-    /// Changes what is kept, on disk before it shows. Blocks.
+    /// Changes what is kept, on disk before it shows. Blocks, also for as long as the disk is full.
     fn change(&self, change: impl FnOnce(&mut Kept)) -> io::Result<()> {
         let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept = self.lock().kept.clone();
         change(&mut kept);
-        kept.write(&self.directory)?;
+        loop {
+            match kept.write(&self.directory) {
+                Ok(()) => break,
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    self.note(format!("how far the enrolment is cannot be kept: {error}"));
+                    thread::sleep(FULL_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
         self.lock().kept = kept;
         Ok(())
     }
@@ -166,6 +179,11 @@ impl Bootstrap {
         let news = state.note != note;
         state.note = note;
         news
+    }
+
+    /// So many rows are in the store already.
+    fn holds(&self, rows: u64) {
+        self.lock().rows = rows;
     }
 
     /// A part was installed.

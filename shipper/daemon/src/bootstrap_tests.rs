@@ -24,6 +24,8 @@ fn phases_survive_a_restart() {
     // It fell behind, and was killed before its phase was kept.
     let behind = load(true, true, 60);
     assert_eq!((behind.phase(), behind.is_copying(), behind.pulls()), (Phase::Snapshot, true, false));
+    let passed = behind.lock().kept.passed.clone();
+    assert_eq!(passed.iter().map(|p| p.at_ms).collect::<Vec<_>>(), [60], "the round before is over");
 }
 
 #[test]

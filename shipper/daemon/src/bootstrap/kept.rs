@@ -92,9 +92,11 @@ impl Kept {
         self.passed.last().map_or(0, |passed| passed.at_ms)
     }
 
-    /// Begins a phase. Those that came after it in an earlier round are no longer passed.
+    /// Begins a phase. Those that came after it in an earlier try are no longer passed; what a site that was through passed
+    /// belongs to a round that is over.
     pub(super) fn enter(&mut self, phase: Phase, at_ms: u64) {
-        self.passed.retain(|passed| passed.phase < phase);
+        let over = self.phase() == Phase::Complete;
+        self.passed.retain(|passed| !over && passed.phase < phase);
         self.passed.push(Passed { phase, at_ms });
     }
 

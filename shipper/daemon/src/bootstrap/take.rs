@@ -47,6 +47,10 @@ pub(super) async fn copy(node: &Arc<Node>, journal: &mpsc::Sender<Work>, attempt
             progress(node).await?.ok_or("the store does not take a copy")?
         }
     };
+    // A restart does not begin to count anew, and a full disk is waited for before anybody is asked.
+    let usage = blocking(node, |node| Ok(node.store.usage()?)).await?;
+    node.bootstrap.holds(usage.inodes + usage.dentries);
+    wait_for_space(node).await;
     let name = source.name.to_string();
     change(node, move |kept| kept.source = name).await;
     if let Some(head) = &progress.snapshot {
