@@ -8,7 +8,7 @@ use super::checks::{SKEW_MS, finding};
 use super::finding::{self as code, Finding, Level};
 use crate::commands::replication::gather::{Configured, FRESH_MS, NEVER, SITE_UNIT, bring_back, hangs};
 use crate::commands::replication::picture::{
-    DOWN, FENCED, HEALTHY, NO_CONTROL, NOT_ENROLLED, Picture, REMOVED, UNHEARD, UNKNOWN,
+    DOWN, FENCED, HEALTHY, NO_CONTROL, NOT_ENROLLED, Picture, READY, REMOVED, UNHEARD, UNKNOWN,
 };
 use crate::commands::replication::status::duration_text;
 
