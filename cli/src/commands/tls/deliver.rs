@@ -207,7 +207,7 @@ pub(super) fn bundle(
     target: &Target,
     dir: &Path,
 ) -> anyhow::Result<Vec<(Role, String)>> {
-    anyhow::ensure!(!dir.exists(), "{} exists: install or remove it first, or name another --out", dir.display());
+    anyhow::ensure!(!dir.exists(), "{} is left of an earlier renewal, and was not replaced", dir.display());
     let mut made = Vec::new();
     for role in target.needs() {
         let identity = Identity { cluster: authority.cluster(), site: target.site.clone(), role: *role };

@@ -100,8 +100,8 @@ impl Renewal {
             let name = &site.site;
             match (&site.bundle, site.outcome) {
                 (Some(dir), "failed") => anstream::eprintln!(
-                    "{name} was not reached, and {dir} is left of an earlier renewal: {why}\n  next: copy {dir} to {name} and run `cfs \
-                     admin tls install DIR` there, if it still lasts; or remove it, and: cfs admin tls renew-certificates --site {name}",
+                    "{name} was not reached: {why}\n  next: copy {dir} to {name} and run `cfs admin tls install DIR` there, if it still \
+                     lasts; or remove it, and then: cfs admin tls renew-certificates --site {name}",
                     why = site.why,
                     dir = dir.display(),
                 ),
@@ -174,11 +174,7 @@ pub(super) async fn renew_all(
         let (outcome, serials, bundle, why) = match (renewed, bundles) {
             (Ok(serials), _) => ("installed", serials, None, String::new()),
             (Err(error), Some((out, authorities))) if !target.here && is_unreached(&error, running) => {
-                let dir = out.join(&site);
-                match deliver::bundle(authority, authorities, target, &dir) {
-                    Ok(serials) => ("bundle", serials, Some(dir), format!("{error:#}")),
-                    Err(kept) => ("failed", Vec::new(), dir.exists().then_some(dir), format!("{kept:#}; {error:#}")),
-                }
+                bundle_of(authority, authorities, target, out.join(&site), &error)
             }
             (Err(error), _) => ("failed", Vec::new(), None, format!("{error:#}")),
         };
@@ -208,6 +204,22 @@ pub(super) async fn renew_all(
         }
     }
     Ok(Renewal { cluster: authority.cluster().to_string(), sites })
+}
+
+/// What there is for a site that is not reached: outcome, serial numbers, the bundle, and why it came to that.
+fn bundle_of(
+    authority: &Authority,
+    authorities: &str,
+    target: &Target,
+    dir: PathBuf,
+    error: &anyhow::Error,
+) -> (&'static str, Vec<(Role, String)>, Option<PathBuf>, String) {
+    // What comes next is told with the bundle.
+    let unreached = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
+    match deliver::bundle(authority, authorities, target, &dir) {
+        Ok(serials) => ("bundle", serials, Some(dir), unreached),
+        Err(kept) => ("failed", Vec::new(), dir.exists().then_some(dir), format!("{unreached}; {kept:#}")),
+    }
 }
 
 fn is_unreached(error: &anyhow::Error, running: bool) -> bool {
