@@ -238,6 +238,12 @@ fn the_authority_is_replaced_under_load() {
     assert_eq!(cluster.epoch(), epoch);
     let new = crate::peers::authority(&cluster);
     assert_ne!(old.cert_pem(), new.cert_pem());
+    // The old one is refused here, before any site is asked.
+    let entries = fs::read_dir(cluster.dir()).expect("a directory").map(|entry| entry.expect("an entry").path());
+    let retired = entries.filter(|path| path.to_string_lossy().contains("ca.retired-")).collect::<Vec<_>>();
+    let retired = retired.first().and_then(|path| path.to_str()).expect("the old authority");
+    let text = cluster.at("site-a", &["admin", "tls", "renew-certificates", "--ca-dir", retired]).failed();
+    assert!(text.contains("CFS-E123") && !text.contains("renewing"), "{text}");
     // The processes that run now could start anew with it.
     cluster.kill("site-b");
     cluster.start("site-b");
