@@ -68,3 +68,22 @@ fn no_rows_are_still_a_document() {
     assert_eq!(rows(Format::Yaml, 0), "[]\n");
     assert_eq!(rows(Format::Jsonl, 0), "");
 }
+
+#[test]
+fn colours_take_no_room_in_a_table() {
+    let mut table = Table::new(&["SITE", "STATE", ">DAYS", "WHY"]);
+    let row = |site: &str, state: &str, good, days: &str, why: &str| {
+        [site.to_owned(), good_or_bad(state, good), days.to_owned(), why.to_owned()]
+    };
+    table.row(row("site-a", "OK", true, "364", ""));
+    table.row(row("site-b", "UNREACHABLE", false, "-", "nothing\nanswers"));
+    let mut plain = anstream::StripStream::new(Vec::new());
+    table.write(&mut plain).expect("memory does not fail");
+    let shown =
+        "SITE    STATE        DAYS  WHY\nsite-a  OK            364\nsite-b  UNREACHABLE     -  nothing answers\n";
+    assert_eq!(String::from_utf8(plain.into_inner()).expect("text"), shown);
+    // On a terminal the colours are there.
+    let mut coloured = Vec::new();
+    table.write(&mut coloured).expect("memory does not fail");
+    assert!(String::from_utf8(coloured).expect("text").contains(&good_or_bad("OK", true)));
+}

@@ -74,6 +74,7 @@ fn certificates_are_shown_as_served_from_every_site() {
     a_newer_file_shows_until_it_is_served(&cluster);
     an_expired_one_is_critical_and_unusable_files_are_named(&cluster);
     with_processes_down_files_are_read(&cluster);
+    what_has_expired_here_is_the_reason(&cluster);
 }
 
 fn a_newer_file_shows_until_it_is_served(cluster: &Cluster) {
@@ -157,7 +158,7 @@ fn with_processes_down_files_are_read(cluster: &Cluster) {
         assert!(line["why"].as_str().expect("text").contains(word), "{line:#}");
         assert_eq!(code, 2, "{shown:#}");
     };
-    without(&certificate_file(Role::Control), "MISSING", "No such file");
+    without(&certificate_file(Role::Control), "MISSING", "tls/control.pem: No such file");
     without(&key_file(Role::Control), "UNUSABLE", "control.key");
     without(CA_CERTIFICATE, "UNUSABLE", "ca.pem");
     let key = dir.join(key_file(Role::Control));
@@ -169,4 +170,60 @@ fn with_processes_down_files_are_read(cluster: &Cluster) {
     assert_eq!(code, 2, "{shown:#}");
     let said: Said = cluster.at("site-b", &["admin", "tls", "status"]);
     assert!(said.out.contains("not served"), "{said:?}");
+}
+
+/// Others refuse a site whose certificate has expired, so that from there they look as if they were down.
+fn what_has_expired_here_is_the_reason(cluster: &Cluster) {
+    let now = SystemTime::now();
+    // While neither process answers, files tell it; and those of another cluster are found there too.
+    let config = cluster.path("site-b", "repl.toml");
+    let text = fs::read_to_string(&config).expect("it reads");
+    let own = authority(cluster).cluster().to_string();
+    fs::write(&config, text.replace(&own, "09090909-0909-0909-0909-090909090909")).expect("written");
+    let (code, shown) = tls_status(cluster, "site-b", &[]);
+    for (role, source) in [("control", "not served"), ("shipper", "not served"), ("operator", "connects only")] {
+        let wrong = expect_line(&shown, "site-b", role, source, "WRONG HOLDER");
+        assert!(wrong["why"].as_str().is_some_and(|why| why.contains(&own)), "{wrong:#}");
+    }
+    assert_eq!(code, 2, "{shown:#}");
+    let preflight = cluster.at("site-b", &["preflight"]).out;
+    assert!(preflight.contains("FAIL certificate site-b control"), "{preflight}");
+    fs::write(&config, text).expect("written");
+    let control = cluster.path("site-b", "state/tls").join(certificate_file(Role::Control));
+    let kept = fs::read(&control).expect("a certificate");
+    fs::write(&control, "garbage").expect("written");
+    let said = cluster.at("site-b", &["admin", "replication", "health"]);
+    let named = format!("{}: the certificate cannot be parsed", control.display());
+    assert!(said.code == 2 && said.out.contains(&named) && said.out.contains("CFS-H025"), "{said:?}");
+    fs::write(&control, kept).expect("written");
+
+    cluster.start("site-b");
+    cluster.wait_ready();
+    let expired = Validity { from: now - 2 * DAY, to: now - DAY };
+    put(cluster, &authority(cluster), "site-b", Role::Control, expired);
+    let codes = || {
+        let said = cluster.at("site-b", &["admin", "replication", "health", "-o", "json"]);
+        let health: Value = serde_json::from_str(&said.out).unwrap_or_else(|e| panic!("{e}: {said:?}"));
+        let findings = health["findings"].as_array().expect("findings");
+        findings.iter().filter_map(|finding| finding["code"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let await_code = |code: &str| {
+        eventually("health to find it", PATIENCE, || {
+            let codes = codes();
+            if codes.iter().any(|known| known == code) { Ok(()) } else { Err(format!("{code} is not in {codes:?}")) }
+        });
+    };
+    await_code("CFS-H025");
+    // Connections of before stay; those that are made now are refused.
+    for other in ["site-a", "site-w"] {
+        cluster.kill(other);
+        cluster.start(other);
+    }
+    await_code("CFS-H002");
+    let said = cluster.at("site-b", &["admin", "replication", "health"]);
+    let first = said.out.lines().find(|line| line.starts_with("CRITICAL")).unwrap_or_default();
+    assert!(first.contains("CFS-H025") && first.contains("has expired"), "{said:?}");
+    assert!(said.out.contains("next: cfs admin tls status\n") && !said.out.contains("--force"), "{said:?}");
+    put(cluster, &authority(cluster), "site-b", Role::Control, Validity::lasting(now, 365 * DAY));
+    cluster.wait_ready();
 }

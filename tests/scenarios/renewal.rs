@@ -58,6 +58,12 @@ fn certificates_are_renewed_under_load() {
     let renewal = said.json();
     for site in renewal["sites"].as_array().expect("sites") {
         assert_eq!(site["outcome"], "renewed", "{renewal:#}");
+        // Where a process serves the role it is served; else nobody does, which is no fault.
+        for new in site["certificates"].as_array().expect("certificates") {
+            let of = |(name, role): &(&str, &str)| site["site"] == *name && new["role"] == *role;
+            let served = SERVED.iter().any(of).then_some(true);
+            assert_eq!(new["served"].as_bool(), served, "{renewal:#}");
+        }
     }
     for from in ["site-a", "site-b", "site-w"] {
         let after = serials(&cluster, from);
@@ -92,6 +98,7 @@ fn certificates_are_renewed_under_load() {
 
     what_makes_no_sense_changes_nothing(&cluster);
     a_site_that_is_down_gets_a_bundle(&cluster);
+    a_site_that_cannot_be_renewed_stops_no_other(&cluster);
 }
 
 fn what_makes_no_sense_changes_nothing(cluster: &Cluster) {
@@ -108,8 +115,17 @@ fn what_makes_no_sense_changes_nothing(cluster: &Cluster) {
     let place = other.path().join("ca");
     let cluster_id = crate::peers::authority(cluster).cluster();
     cfs_rpc::ca::Authority::create(&place, cluster_id, std::time::SystemTime::now()).expect("made");
-    let text = renew(&["--ca-dir", place.to_str().expect("UTF-8")]);
-    assert!(text.contains("was not issued by an authority"), "{text}");
+    let foreign = place.to_str().expect("UTF-8");
+    let rotated = cluster.at("site-a", &["admin", "tls", "rotate-ca", "--ca-dir", foreign]).failed();
+    for text in [renew(&["--ca-dir", foreign]), rotated] {
+        assert!(text.contains("CFS-E123") && text.contains("none of those that site-a trusts"), "{text}");
+        assert!(text.contains("next:") && !text.contains("renewing") && !text.contains("is told"), "{text}");
+    }
+    assert!(!place.with_file_name("ca.next").exists(), "a new authority was made");
+    for site in cluster.sites() {
+        let waits = cluster.path(site, "state/tls/control.key.new");
+        assert!(!waits.exists(), "{site} was asked for keys");
+    }
     fs::write(place.join("ca.key"), "garbage").expect("written");
     assert!(renew(&["--ca-dir", place.to_str().expect("UTF-8")]).contains("no private key"));
     assert_eq!(serials(cluster, "site-a"), before, "something was changed");
@@ -119,6 +135,8 @@ fn a_site_that_is_down_gets_a_bundle(cluster: &Cluster) {
     let out = tempfile::tempdir().expect("a folder");
     let place = out.path().to_str().expect("UTF-8");
     cluster.kill("site-b");
+    let text = cluster.at("site-a", &["admin", "tls", "rotate-ca", "--ca-dir", &ca(cluster)]).failed();
+    assert!(text.contains("not every site is reached: site-b; nothing was changed"), "{text}");
     let words = [
         "admin",
         "tls",
@@ -139,6 +157,10 @@ fn a_site_that_is_down_gets_a_bundle(cluster: &Cluster) {
     let site = &report["sites"][0];
     assert_eq!((&site["site"], &site["outcome"]), (&"site-b".into(), &"bundle".into()), "{report:#}");
     let bundle = site["bundle"].as_str().expect("a directory");
+    // It holds what a site that stores data needs, also for those who only connect.
+    let roles: Vec<&str> =
+        site["certificates"].as_array().expect("certificates").iter().filter_map(|new| new["role"].as_str()).collect();
+    assert_eq!(roles, ["shipper", "control", "producer", "operator"], "{report:#}");
     // It is for site-b alone.
     let text = cluster.at("site-w", &["admin", "tls", "install", bundle]).failed();
     assert!(text.contains("site-b") && text.contains("nothing was changed"), "{text}");
@@ -148,14 +170,36 @@ fn a_site_that_is_down_gets_a_bundle(cluster: &Cluster) {
     cluster.at("site-b", &["admin", "tls", "install", bundle]).ok();
     cluster.start("site-b");
     cluster.wait_ready();
-    let served = serials(cluster, "site-a");
+    let shown = tls_status(cluster, "site-b", &[]).1;
     for new in site["certificates"].as_array().expect("certificates") {
         let role = new["role"].as_str().expect("a role");
-        assert_eq!(
-            served[&("site-b".to_owned(), role.to_owned())],
-            new["serial"].as_str().expect("a serial"),
-            "{report:#}"
-        );
+        let source = if ["control", "shipper"].contains(&role) { "served" } else { "connects only" };
+        let line = line(&shown, "site-b", role, source).unwrap_or_else(|| panic!("no {role}: {shown:#}"));
+        assert_eq!(line["serial"], new["serial"], "{report:#}");
+    }
+}
+
+/// What an earlier renewal left is named, and the sites after it are renewed all the same.
+fn a_site_that_cannot_be_renewed_stops_no_other(cluster: &Cluster) {
+    let out = tempfile::tempdir().expect("a folder");
+    let left = out.path().join("site-b");
+    fs::create_dir(&left).expect("made");
+    let before = serials(cluster, "site-a");
+    cluster.kill("site-b");
+    let place = out.path().to_str().expect("UTF-8");
+    let said = cluster.at("site-a", &["admin", "tls", "renew-certificates", "--ca-dir", &ca(cluster), "--out", place]);
+    assert_eq!(said.code, 1, "{said:?}");
+    let left = left.to_str().expect("UTF-8");
+    let row = said.out.lines().find(|row| row.starts_with("site-b")).unwrap_or_else(|| panic!("{said:?}"));
+    assert!(row.contains("failed") && row.ends_with(left), "{said:?}");
+    assert!(said.err.contains(&format!("{left} is left of an earlier renewal")), "{said:?}");
+    let rows = said.out.lines().filter(|row| row.contains("renewed") && row.ends_with('-')).count();
+    assert!(rows > 4, "{said:?}");
+    assert!(said.out.contains("by nobody"), "{said:?}");
+    cluster.start("site-b");
+    cluster.wait_ready();
+    for (process, serial) in serials(cluster, "site-a") {
+        assert_eq!(before[&process] == serial, process.0 == "site-b", "{process:?}: {said:?}");
     }
 }
 
@@ -194,6 +238,12 @@ fn the_authority_is_replaced_under_load() {
     assert_eq!(cluster.epoch(), epoch);
     let new = crate::peers::authority(&cluster);
     assert_ne!(old.cert_pem(), new.cert_pem());
+    // The old one is refused here, before any site is asked.
+    let entries = fs::read_dir(cluster.dir()).expect("a directory").map(|entry| entry.expect("an entry").path());
+    let retired = entries.filter(|path| path.to_string_lossy().contains("ca.retired-")).collect::<Vec<_>>();
+    let retired = retired.first().and_then(|path| path.to_str()).expect("the old authority");
+    let text = cluster.at("site-a", &["admin", "tls", "renew-certificates", "--ca-dir", retired]).failed();
+    assert!(text.contains("CFS-E123") && !text.contains("renewing"), "{text}");
     // The processes that run now could start anew with it.
     cluster.kill("site-b");
     cluster.start("site-b");

@@ -12,6 +12,7 @@ use crate::contact::{self, Contact};
 use crate::control::Control;
 use crate::{admin, inspect, wire, words};
 
+mod certificates;
 pub(crate) mod fences;
 mod others;
 mod warnings;
@@ -264,6 +265,7 @@ pub(crate) async fn answer(control: &Arc<Control>, all_sites: bool) -> (v1::Stat
         why_not_automatic: automatic.err().unwrap_or_default(),
         leader: node.as_ref().and_then(|node| node.leader_site()).map(|site| site.to_string()).unwrap_or_default(),
         leader_age_ms: node.as_ref().map_or(u64::MAX, |node| node.led_age_ms()),
+        useless_certificates: certificates::useless(control, shipper.is_some()).await,
         warnings: warnings::all(control, &state, &sites, quorum == OK),
         quorum,
         shipper,

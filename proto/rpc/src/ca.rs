@@ -12,6 +12,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SigningKey,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use crate::identity::{Identity, Role};
 use crate::private_file;
@@ -21,6 +23,8 @@ pub const CA_CERTIFICATE: &str = "ca.pem";
 /// File name of the authority's key.
 pub const CA_KEY: &str = "ca.key";
 
+/// Most authorities of a site that are looked at.
+const MAX_AUTHORITIES: usize = 8;
 /// Longest request for a signature that is looked at.
 const MAX_REQUEST_BYTES: usize = 16 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -157,6 +161,16 @@ impl Authority {
     /// The authority's certificate, which every site needs.
     pub fn cert_pem(&self) -> &str {
         &self.cert_pem
+    }
+
+    /// Whether this authority is among those of a site's `ca.pem` (PEM): only then the site takes what it signs.
+    pub fn is_among(&self, authorities_pem: &[u8]) -> bool {
+        let own = self.issuer.key().public_key_raw();
+        let ders = CertificateDer::pem_slice_iter(authorities_pem).take(MAX_AUTHORITIES).filter_map(Result::ok);
+        ders.into_iter().any(|der| {
+            let parsed = x509_parser::parse_x509_certificate(&der);
+            parsed.is_ok_and(|(_, authority)| authority.public_key().subject_public_key.data.as_ref() == own)
+        })
     }
 
     /// Issues a certificate with a fresh key. The identity's cluster is written as it is given; certificates for

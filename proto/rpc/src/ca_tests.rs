@@ -65,3 +65,13 @@ fn a_damaged_authority_is_refused_by_file() {
     std::fs::remove_file(dir.join(CA_KEY)).expect("removed");
     refused("cannot read");
 }
+
+#[test]
+fn an_authority_knows_whether_a_site_trusts_it() {
+    let (cluster, other) = (Cluster::new(), Cluster::new());
+    let [own, foreign] = [&cluster, &other].map(|cluster| cluster.authority.cert_pem());
+    assert!(cluster.authority.is_among(own.as_bytes()));
+    assert!(cluster.authority.is_among(format!("{foreign}{own}").as_bytes()), "one replaces the other");
+    assert!(!cluster.authority.is_among(foreign.as_bytes()));
+    assert!(!cluster.authority.is_among(b"garbage"));
+}

@@ -9,7 +9,7 @@ use cfs_model::SiteName;
 use crate::ca::{CA_CERTIFICATE, certificate_file};
 use crate::certificate::Certificate;
 use crate::clock::Clock;
-use crate::identity::Role;
+use crate::identity::{self, Identity, Role};
 use crate::look::look;
 use crate::net::Net;
 use crate::private_file;
@@ -77,8 +77,8 @@ pub async fn served(
     .await
 }
 
-/// What lies in a tls directory: each role's certificate, and the authorities. Whatever cannot be read or used says why.
-/// Roles that only connect are told only if they are there. Blocks.
+/// What lies in a tls directory: each role's certificate, and the authorities. Whatever cannot be read or used says why,
+/// and which file it is. Roles that only connect are told only if they are there. Blocks.
 pub fn files(dir: &Path, clock: &Arc<dyn Clock>) -> Vec<CertificateFile> {
     let mut found: Vec<CertificateFile> = Role::ALL
         .into_iter()
@@ -95,14 +95,35 @@ pub fn files(dir: &Path, clock: &Arc<dyn Clock>) -> Vec<CertificateFile> {
     match private_file::read(&path) {
         Ok(pem) => match Certificate::all_from_pem(&pem, MAX_AUTHORITIES) {
             Ok(all) => found.extend(all.iter().map(|certificate| told(file(), certificate))),
-            Err(error) => found.push(failed(error.to_string(), false)),
+            Err(error) => found.push(failed(unparsed(&path, &error), false)),
         },
-        Err(error) => found.push(failed(error.to_string(), error.kind() == std::io::ErrorKind::NotFound)),
+        Err(error) => found.push(failed(unread(&path, &error), error.kind() == std::io::ErrorKind::NotFound)),
     }
     found
 }
 
-fn role_file(dir: &Path, role: Role, clock: &Arc<dyn Clock>) -> CertificateFile {
+/// Why others take nothing from a process of `own` that has this certificate at `now` (seconds since the Unix epoch); `None`: they
+/// may.
+pub fn useless(file: &CertificateFile, own: &Identity, now: i64) -> Option<String> {
+    let path = &file.path;
+    match () {
+        () if !file.error.is_empty() => Some(file.error.clone()),
+        () if file.holder != own.uri() => {
+            Some(format!("{path} is a certificate for {:?}, and not for {own}", file.holder))
+        }
+        () if has_expired(file, now) => Some(format!("{path} has expired")),
+        () if file.not_before > now => Some(format!("{path} is not valid yet, by the clock of {}", own.site)),
+        () => None,
+    }
+}
+
+/// Whether there is a certificate, and it has expired at `now`.
+pub fn has_expired(file: &CertificateFile, now: i64) -> bool {
+    !file.serial.is_empty() && file.not_after <= now
+}
+
+/// The certificate of one role in a tls directory, or why it cannot be read or used. Blocks.
+pub fn role_file(dir: &Path, role: Role, clock: &Arc<dyn Clock>) -> CertificateFile {
     let path = dir.join(certificate_file(role));
     let file =
         CertificateFile { role: role.to_string(), path: path.display().to_string(), ..CertificateFile::default() };
@@ -110,7 +131,7 @@ fn role_file(dir: &Path, role: Role, clock: &Arc<dyn Clock>) -> CertificateFile 
         Ok(pem) => pem,
         Err(error) => {
             let absent = error.kind() == std::io::ErrorKind::NotFound;
-            return CertificateFile { error: error.to_string(), absent, ..file };
+            return CertificateFile { error: unread(&path, &error), absent, ..file };
         }
     };
     match Certificate::all_from_pem(&pem, 1) {
@@ -118,8 +139,16 @@ fn role_file(dir: &Path, role: Role, clock: &Arc<dyn Clock>) -> CertificateFile 
             let error = Material::load(dir, role, clock).err().map(|error| error.to_string()).unwrap_or_default();
             all.first().map_or(file.clone(), |certificate| CertificateFile { error, ..told(file, certificate) })
         }
-        Err(error) => CertificateFile { error: error.to_string(), ..file },
+        Err(error) => CertificateFile { error: unparsed(&path, &error), ..file },
     }
+}
+
+fn unread(path: &Path, error: &std::io::Error) -> String {
+    format!("cannot read {}: {error}", path.display())
+}
+
+fn unparsed(path: &Path, error: &identity::Error) -> String {
+    format!("{}: {error}", path.display())
 }
 
 fn told(file: CertificateFile, certificate: &Certificate) -> CertificateFile {
@@ -137,3 +166,7 @@ pub fn unix_s(moment: SystemTime) -> i64 {
     let seconds = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+#[path = "survey_tests.rs"]
+mod tests;

@@ -109,6 +109,7 @@ pub(super) fn gathered(change: impl FnOnce(&mut StatusAnswer)) -> Gathered {
     change(&mut body);
     Gathered {
         shipper: body.shipper.clone(),
+        useless_certificates: body.useless_certificates.clone(),
         control: Some(Answer { by: "site-a".into(), unreachable: Vec::new(), body }),
         control_error: String::new(),
         shipper_error: String::new(),

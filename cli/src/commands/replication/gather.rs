@@ -7,7 +7,7 @@ use cfs_rpc::v1::admin_request::Kind;
 use cfs_rpc::v1::{StatusAnswer, StatusQuery, StatusReply};
 
 use super::ask::{self, Answer};
-use super::watch;
+use super::{certificates, watch};
 use crate::Context;
 
 /// Unit of the control process.
@@ -40,6 +40,8 @@ pub(super) struct Gathered {
     pub(super) shipper_error: String,
     /// Other sites of the configuration.
     pub(super) configured: Vec<Configured>,
+    /// Why this site's own certificates are of no use to others.
+    pub(super) useless_certificates: Vec<String>,
 }
 
 /// Another site, as the configuration has it.
@@ -96,7 +98,12 @@ pub(super) async fn gather(context: &Context, all_sites: bool) -> anyhow::Result
     let text = |error: Option<&anyhow::Error>| {
         error.map(|e| first_line(&format!("{e:#}")).replace(QUESTION, "")).unwrap_or_default()
     };
+    let useless_certificates = match &control {
+        Ok(answer) => answer.body.useless_certificates.clone(),
+        Err(_) => certificates::useless(&config, direct.is_ok()).await,
+    };
     Ok(Gathered {
+        useless_certificates,
         control_error: text(control.as_ref().err()),
         shipper_error: text(direct.as_ref().err()),
         control: control.ok(),

@@ -8,6 +8,7 @@ use super::watch::{self, Watch};
 use crate::Context;
 use crate::output::{self, Document};
 
+mod certificates;
 mod checks;
 mod cluster;
 mod finding;
@@ -41,7 +42,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let look = async || -> anyhow::Result<Health> {
         Ok(match gather(context, args.detailed).await {
             Ok(gathered) => health_of(&gathered, args.detailed),
-            Err(error) => Health::unknown(&format!("{error:#}")),
+            Err(error) => Health::unknown(&format!("{error:#}"), own_certificates(context).await),
         })
     };
     if args.watch.is_on() {
@@ -55,6 +56,12 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
 /// Everything that was checked, as `--detailed` shows it.
 pub(super) fn document(gathered: &Gathered) -> impl Document + use<> {
     health_of(gathered, true)
+}
+
+/// What is wrong with this site's own certificates, while none of its processes answers: that may be why.
+async fn own_certificates(context: &Context) -> Option<finding::Finding> {
+    let config = context.config().ok()?;
+    certificates::own(config.site.name.as_str(), &super::certificates::useless(&config, false).await)
 }
 
 fn health_of(gathered: &Gathered, detailed: bool) -> Health {

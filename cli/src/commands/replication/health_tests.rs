@@ -35,7 +35,7 @@ fn all_sites_are_named_and_healthy() {
 fn each_fault_has_its_code_and_level() {
     use Level::{Critical, Unknown, Warning};
     type Fault = (&'static str, Level, fn(&mut StatusAnswer));
-    let faults: [Fault; 31] = [
+    let faults: [Fault; 32] = [
         ("CFS-H001", Warning, |a| a.sites[0].state = "DOWN".into()),
         ("CFS-H001", Critical, |a| {
             a.primary = "site-b".into();
@@ -67,6 +67,7 @@ fn each_fault_has_its_code_and_level() {
         ("CFS-H018", Critical, |a| shipper_of(a).peers[0].state = "DIVERGED".into()),
         ("CFS-H020", Critical, |a| a.primary.clear()),
         ("CFS-H024", Warning, |a| a.sites[1].configured_id = 7),
+        ("CFS-H025", Critical, |a| a.useless_certificates.push("/tls/control.pem has expired".into())),
         ("CFS-H030", Warning, |a| shipper_of(a).journal_bytes = 5_000_000_001),
         ("CFS-H030", Critical, |a| shipper_of(a).journal_bytes = 10_000_000_001),
         ("CFS-H031", Warning, |a| {
@@ -249,6 +250,25 @@ fn while_a_leader_is_elected_nothing_is_forced() {
 }
 
 #[test]
+fn what_lacks_a_certificate_here_is_forced_nowhere() {
+    let alone = |a: &mut StatusAnswer| {
+        a.useless_certificates.push("the certificate of the control process of site-a has expired".into());
+        (a.quorum, a.automatic) = ("waiting for a majority: site-b, site-w not heard".into(), false);
+        a.sites.iter_mut().for_each(|site| site.state = "DOWN".into());
+    };
+    let found = health(alone).findings;
+    assert!(found.iter().any(|finding| finding.code == "CFS-H002"), "{found:?}");
+    assert!(found.iter().all(|finding| !finding.next.contains("failover")), "{found:?}");
+    let first = found.first().expect("a finding");
+    assert_eq!((first.code, first.site.as_str(), first.next.as_str()), ("CFS-H025", "site-a", "cfs admin tls status"));
+    assert!(first.reason.contains("has expired"), "{first:?}");
+    // While nobody answers it may be why.
+    let nobody = Health::unknown("neither answers", Some(first.clone()));
+    let codes: Vec<&str> = nobody.findings.iter().map(|finding| finding.code).collect();
+    assert_eq!((codes, nobody.verdict), (vec!["CFS-H025", "CFS-H023"], Level::Critical));
+}
+
+#[test]
 fn where_no_shipper_runs_its_start_comes_before_its_lag() {
     let found = health(|a| {
         a.sites[0].state = "NO_SHIPPER".into();
@@ -294,7 +314,7 @@ fn what_does_not_answer_is_no_good_news() {
     let mut no_shipper = gathered(|_| {});
     no_shipper.shipper = None;
     assert_eq!(health_of(&no_shipper, false).findings[0].code, "CFS-H009");
-    let nobody = Health::unknown("neither answers");
+    let nobody = Health::unknown("neither answers", None);
     assert_eq!(nobody.exit_code(), ExitCode::from(3));
     assert!(table(&nobody).starts_with("Health: UNKNOWN\nUNKNOWN CFS-H023: neither answers\n"));
 }

@@ -7,6 +7,7 @@ use crate::Context;
 pub(in crate::commands) mod ask;
 pub mod audit;
 pub mod bootstrap_status;
+mod certificates;
 mod change;
 pub mod config;
 mod confirm;

@@ -1,7 +1,7 @@
 //! New certificates for a site: over the control processes' connections, or as files to be installed by hand.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use cfs_config::Config;
@@ -32,12 +32,20 @@ pub(super) struct Trust {
     pub(super) endorsement: Vec<u8>,
 }
 
-/// A site, and the roles of its processes.
+/// A site, and the roles that its processes serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) site: SiteName,
     pub(super) roles: Vec<Role>,
     pub(super) here: bool,
+    witness: bool,
+}
+
+impl Target {
+    /// Roles that the site needs certificates of: one that stores data has producers and operators, a witness only votes.
+    const fn needs(&self) -> &'static [Role] {
+        if self.witness { &[Role::Control] } else { &Role::ALL }
+    }
 }
 
 /// The certificates of all sites as the local control process sees them; `None` while it does not run.
@@ -66,11 +74,19 @@ pub(super) fn targets(config: &Config, survey: Option<&CertificatesAnswer>) -> V
                 }
             }
             add(&config.site.name, Role::Control);
+            if !config.site.witness {
+                add(&config.site.name, Role::Shipper);
+            }
         }
     }
     let own = &config.site.name;
-    let mut targets: Vec<Target> =
-        roles.into_iter().map(|(site, roles)| Target { here: site == *own, site, roles }).collect();
+    let target = |(site, roles): (SiteName, Vec<Role>)| Target {
+        here: site == *own,
+        witness: !roles.contains(&Role::Shipper),
+        site,
+        roles,
+    };
+    let mut targets: Vec<Target> = roles.into_iter().map(target).collect();
     targets.sort_by_key(|target| !target.here);
     targets
 }
@@ -181,7 +197,7 @@ fn serials(certificates: &[(Role, String)]) -> anyhow::Result<Vec<(Role, String)
     certificates.iter().map(serial).collect()
 }
 
-/// Writes keys and certificates for a site that is not reached into a directory of its own. Blocks.
+/// Writes keys and certificates of all roles that a site needs, which is not reached, into a directory of its own. Blocks.
 ///
 /// # Errors
 /// When it exists, or cannot be written.
@@ -189,18 +205,17 @@ pub(super) fn bundle(
     authority: &Authority,
     authorities: &str,
     target: &Target,
-    parent: &Path,
-) -> anyhow::Result<(PathBuf, Vec<(Role, String)>)> {
-    let dir = parent.join(target.site.as_str());
-    anyhow::ensure!(!dir.exists(), "{} exists: install or remove it first, or name another --out", dir.display());
+    dir: &Path,
+) -> anyhow::Result<Vec<(Role, String)>> {
+    anyhow::ensure!(!dir.exists(), "{} is left of an earlier renewal, and was not replaced", dir.display());
     let mut made = Vec::new();
-    for role in &target.roles {
+    for role in target.needs() {
         let identity = Identity { cluster: authority.cluster(), site: target.site.clone(), role: *role };
         let issued = authority.issue(&identity, Validity::lasting(SystemTime::now(), Validity::LEAF))?;
-        ca::install(&dir, *role, authorities, &issued)?;
+        ca::install(dir, *role, authorities, &issued)?;
         made.push((*role, issued.cert_pem));
     }
-    Ok((dir, serials(&made)?))
+    serials(&made)
 }
 
 /// Waits until all of these are served; what is not is returned.

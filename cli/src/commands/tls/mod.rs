@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+use cfs_config::Config;
 use cfs_rpc::ca::{self, Authority, Validity};
 use cfs_rpc::identity::{Identity, Role};
-use cfs_rpc::renewal;
 use cfs_rpc::v1::CertificatesAnswer;
+use cfs_rpc::{private_file, renewal};
 
 use super::replication::refusal::Refusal;
 use crate::Context;
@@ -99,6 +101,30 @@ fn held_authority(ca_dir: &Path, what: &str, survey: Option<&CertificatesAnswer>
         }
         loaded => Ok(loaded?),
     }
+}
+
+/// Refuses an authority that this site does not trust: it is retired, or another cluster's, and no site would take what it signs.
+/// Blocks.
+fn check_trusted_here(config: &Config, authority: &Authority, ca_dir: &Path, what: &str) -> anyhow::Result<()> {
+    let path = config.tls_dir().join(ca::CA_CERTIFICATE);
+    let trusted = private_file::read(&path)
+        .with_context(|| format!("cannot {what}: cannot read {}; nothing was changed", path.display()))?;
+    if authority.is_among(&trusted) {
+        return Ok(());
+    }
+    let why = format!(
+        "the authority in {} is none of those that {} trusts ({}): it is retired, or another cluster's; nothing was changed",
+        ca_dir.display(),
+        config.site.name,
+        path.display()
+    );
+    Err(Refusal::new(
+        "CFS-E123",
+        what,
+        why,
+        "name the directory of the cluster's authority, or of its copy: --ca-dir DIR",
+    )
+    .into())
 }
 
 /// Issues certificates of a site and puts them into a directory, with what is to be trusted; existing ones are replaced. Blocks.

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use cfs_config::Config;
 use cfs_model::SiteName;
 use cfs_rpc::ca::Authority;
+use cfs_rpc::identity::Role;
 use serde::Serialize;
 
 use super::deliver::{self, Target, Trust};
-use super::{authority_dir, held_authority, trusted_with};
+use super::{authority_dir, check_trusted_here, held_authority, trusted_with};
 use crate::Context;
 use crate::output::{self, Document, Table};
 
@@ -33,7 +34,8 @@ pub struct Args {
 pub(super) struct New {
     role: String,
     serial: String,
-    served: bool,
+    /// `None`: its holders only connect, or the site runs no such process.
+    served: Option<bool>,
 }
 
 /// What came of it for one site.
@@ -43,6 +45,7 @@ pub(super) struct Renewed {
     /// `renewed`, `installed` (not served yet), `bundle` (to be installed by hand) or `failed`.
     pub(super) outcome: &'static str,
     certificates: Vec<New>,
+    /// Where they are to be installed from; of a site that failed: what an earlier renewal left there.
     bundle: Option<PathBuf>,
     pub(super) why: String,
 }
@@ -58,21 +61,27 @@ impl Document for Renewal {
     const SCHEMA: &'static str = "cfs.tls-renewal/1";
 
     fn write_table(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut table = Table::new(&["SITE", "OUTCOME", "ROLE", "SERIAL", "SERVED"]);
+        let mut table = Table::new(&["SITE", "OUTCOME", "ROLE", "SERIAL", "SERVED", "BUNDLE"]);
         for site in &self.sites {
+            let bundle = site.bundle.as_ref().map_or_else(|| "-".to_owned(), |dir| dir.display().to_string());
             for new in &site.certificates {
-                let served = if new.served { "yes" } else { "no" };
+                let served = match new.served {
+                    Some(true) => "yes",
+                    Some(false) => "no",
+                    None => "by nobody",
+                };
                 table.row([
                     site.site.clone(),
                     site.outcome.to_owned(),
                     new.role.clone(),
                     new.serial.get(..16).unwrap_or(&new.serial).to_owned(),
                     served.to_owned(),
+                    bundle.clone(),
                 ]);
             }
             if site.certificates.is_empty() {
                 let dash = || "-".to_owned();
-                table.row([site.site.clone(), site.outcome.to_owned(), dash(), dash(), "no".to_owned()]);
+                table.row([site.site.clone(), site.outcome.to_owned(), dash(), dash(), "no".to_owned(), bundle]);
             }
         }
         table.write(out)
@@ -80,7 +89,7 @@ impl Document for Renewal {
 }
 
 impl Renewal {
-    /// Whether everything that is new is served.
+    /// Whether everything that is new, and that a process is to serve, is served.
     pub(super) fn is_whole(&self) -> bool {
         self.sites.iter().all(|site| site.outcome == "renewed")
     }
@@ -90,6 +99,12 @@ impl Renewal {
         for site in &self.sites {
             let name = &site.site;
             match (&site.bundle, site.outcome) {
+                (Some(dir), "failed") => anstream::eprintln!(
+                    "{name} was not reached: {why}\n  next: copy {dir} to {name} and run `cfs admin tls install DIR` there, if it still \
+                     lasts; or remove it, and then: cfs admin tls renew-certificates --site {name}",
+                    why = site.why,
+                    dir = dir.display(),
+                ),
                 (Some(dir), _) => anstream::eprintln!(
                     "{name} was not reached: {why}\n  next: copy {dir} to {name}, run `cfs admin tls install DIR` there, and remove \
                      both copies: they hold keys",
@@ -111,15 +126,16 @@ impl Renewal {
     }
 }
 
-/// Runs the command. Exits with 0 when every new certificate is served, else with 1.
+/// Runs the command. Exits with 0 when every new certificate is served that a process is to serve, else with 1.
 ///
 /// # Errors
-/// When the authority's key is not here, or the site is unknown; then nothing was changed.
+/// When the authority's key is not here, this site does not trust it, or the site is unknown; then nothing was changed.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let config = context.config()?;
     let ca_dir = authority_dir(context, args.ca_dir);
     let survey = deliver::survey(context).await;
     let authority = held_authority(&ca_dir, "renew certificates", survey.as_ref())?;
+    check_trusted_here(&config, &authority, &ca_dir, "renew certificates")?;
     let mut targets = deliver::targets(&config, survey.as_ref());
     if let Some(site) = &args.site {
         targets.retain(|target| target.site == *site);
@@ -139,7 +155,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Renews one site after the other, and waits until what is new is served. Sites that are not reached get a bundle in the
-/// directory given, which also says what to trust there.
+/// directory given, which also says what to trust there. Whatever a site cannot have, the others are renewed.
 pub(super) async fn renew_all(
     context: &Context,
     config: &Config,
@@ -158,28 +174,29 @@ pub(super) async fn renew_all(
         let (outcome, serials, bundle, why) = match (renewed, bundles) {
             (Ok(serials), _) => ("installed", serials, None, String::new()),
             (Err(error), Some((out, authorities))) if !target.here && is_unreached(&error, running) => {
-                let (dir, serials) = deliver::bundle(authority, authorities, target, out)?;
-                ("bundle", serials, Some(dir), format!("{error:#}"))
+                bundle_of(authority, authorities, target, out.join(&site), &error)
             }
             (Err(error), _) => ("failed", Vec::new(), None, format!("{error:#}")),
         };
         if outcome == "installed" {
-            // A witness may have a certificate that none of its processes serves.
+            // Nobody serves what is for connecting only; a witness may have a shipper's.
             let served = serials.iter().filter(|(role, _)| target.roles.contains(role));
             wanted.extend(served.map(|(role, serial)| (target.site.clone(), *role, serial.clone())));
         }
-        let certificates =
-            serials.into_iter().map(|(role, serial)| New { role: role.to_string(), serial, served: false }).collect();
+        let new = |(role, serial): (Role, String)| {
+            let served = target.roles.contains(&role).then_some(false);
+            New { role: role.to_string(), serial, served }
+        };
+        let certificates = serials.into_iter().map(new).collect();
         sites.push(Renewed { site, outcome, certificates, bundle, why });
     }
     let known: Vec<_> = wanted.iter().map(|(site, role, _)| (site.clone(), *role)).collect();
     let missing = if running { deliver::until_served(context, wanted).await } else { known.clone() };
     for site in &mut sites {
         for new in &mut site.certificates {
-            let same = |(name, role): &&(SiteName, cfs_rpc::identity::Role)| {
-                name.as_str() == site.site && role.as_str() == new.role
-            };
-            new.served = known.iter().any(|one| same(&one)) && !missing.iter().any(|one| same(&one));
+            let same = |(name, role): &(SiteName, Role)| name.as_str() == site.site && role.as_str() == new.role;
+            let served = known.iter().any(same) && !missing.iter().any(same);
+            new.served = new.served.map(|_| served);
         }
         let all = missing.iter().all(|(name, _)| name.as_str() != site.site);
         if site.outcome == "installed" && all {
@@ -187,6 +204,22 @@ pub(super) async fn renew_all(
         }
     }
     Ok(Renewal { cluster: authority.cluster().to_string(), sites })
+}
+
+/// What there is for a site that is not reached: outcome, serial numbers, the bundle, and why it came to that.
+fn bundle_of(
+    authority: &Authority,
+    authorities: &str,
+    target: &Target,
+    dir: PathBuf,
+    error: &anyhow::Error,
+) -> (&'static str, Vec<(Role, String)>, Option<PathBuf>, String) {
+    // What comes next is told with the bundle.
+    let unreached = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
+    match deliver::bundle(authority, authorities, target, &dir) {
+        Ok(serials) => ("bundle", serials, Some(dir), unreached),
+        Err(kept) => ("failed", Vec::new(), dir.exists().then_some(dir), format!("{unreached}; {kept:#}")),
+    }
 }
 
 fn is_unreached(error: &anyhow::Error, running: bool) -> bool {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use cfs_config::Config;
 use cfs_rpc::ca::Authority;
 use cfs_rpc::renewal;
 use cfs_rpc::v1::CertificatesAnswer;
@@ -12,7 +13,7 @@ use cfs_rpc::v1::CertificatesAnswer;
 use super::super::replication::refusal::Refusal;
 use super::deliver::{self, Target, Trust};
 use super::renew::renew_all;
-use super::{authority_dir, beside, held_authority};
+use super::{authority_dir, beside, check_trusted_here, held_authority};
 use crate::Context;
 use crate::output;
 
@@ -30,14 +31,16 @@ pub struct Args {
 /// Runs the command. Whatever breaks it off, it goes on when it is given again.
 ///
 /// # Errors
-/// When a site is not reached, or refuses; every site goes on with what it has.
+/// When this site does not trust the authority, or a site is not reached or refuses; every site goes on with what it has.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let ca_dir = authority_dir(context, args.ca_dir);
     resume_swap(&ca_dir)?;
     let survey = deliver::survey(context).await;
     let what = "replace the authority";
     let authority = held_authority(&ca_dir, what, survey.as_ref())?;
-    let targets = every_site(context, what, survey.as_ref())?;
+    let config = context.config()?;
+    check_trusted_here(&config, &authority, &ca_dir, what)?;
+    let targets = every_site(&config, what, survey.as_ref())?;
     if args.finish {
         finish(context, &ca_dir, &authority, &targets).await
     } else {
@@ -46,19 +49,21 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// All sites, each of which must be reached.
-fn every_site(context: &Context, what: &str, survey: Option<&CertificatesAnswer>) -> anyhow::Result<Vec<Target>> {
-    let config = context.config()?;
+fn every_site(config: &Config, what: &str, survey: Option<&CertificatesAnswer>) -> anyhow::Result<Vec<Target>> {
     let Some(survey) = survey else {
         let why = format!("the control process of {} does not answer", config.site.name);
         return Err(Refusal::new("CFS-E103", what, why, "systemctl status claudefs-control").into());
     };
-    let silent: Vec<&str> =
+    let mut silent: Vec<&str> =
         survey.served.iter().filter(|served| !served.reached).map(|served| served.site.as_str()).collect();
+    // One of its processes or both.
+    silent.sort_unstable();
+    silent.dedup();
     if let Some(site) = silent.first() {
         let why = format!("not every site is reached: {}; nothing was changed", silent.join(", "));
         return Err(Refusal::new("UNREACHABLE", what, why, format!("on {site}: cfs admin replication status")).into());
     }
-    Ok(deliver::targets(&config, Some(survey)))
+    Ok(deliver::targets(config, Some(survey)))
 }
 
 async fn start(context: &Context, ca_dir: &Path, old: Authority, targets: &[Target]) -> anyhow::Result<ExitCode> {

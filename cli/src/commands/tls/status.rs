@@ -1,5 +1,6 @@
 //! `cfs admin tls status`.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -50,7 +51,7 @@ pub(in crate::commands) async fn certificates(
     warn_days: u32,
 ) -> anyhow::Result<Certificates> {
     let (answer, by) = survey(context, config).await?;
-    Ok(Certificates::of(&answer, by, config.site.witness, warn_days))
+    Ok(Certificates::of(&answer, by, config.cluster.id, config.site.witness, warn_days))
 }
 
 /// What can be found out, and by whom.
@@ -61,11 +62,7 @@ async fn survey(context: &Context, config: &Config) -> anyhow::Result<(Certifica
     };
     let clock: Arc<dyn Clock> = Arc::new(RealClock);
     let (dir, for_files) = (config.tls_dir().to_owned(), clock.clone());
-    let looked = tokio::task::spawn_blocking(move || {
-        let roles = [Role::Control, Role::Shipper, Role::Operator, Role::Producer];
-        let material = roles.into_iter().find_map(|role| Material::load(&dir, role, &for_files).ok());
-        (survey::files(&dir, &for_files), material)
-    });
+    let looked = tokio::task::spawn_blocking(move || (survey::files(&dir, &for_files), any_key(&dir, &for_files)));
     let (files, material) = looked.await?;
     let targets = targets(config);
     let served = match material {
@@ -75,6 +72,12 @@ async fn survey(context: &Context, config: &Config) -> anyhow::Result<(Certifica
     let site = config.site.name.to_string();
     let at = survey::unix_s(clock.wall());
     Ok((CertificatesAnswer { site, served, files, at, signers: Vec::new() }, format!("this command, because {why}")))
+}
+
+/// What can be shown to others in order to look at them: whichever role this program may read. Blocks.
+pub(in crate::commands) fn any_key(dir: &Path, clock: &Arc<dyn Clock>) -> Option<Material> {
+    let roles = [Role::Control, Role::Shipper, Role::Operator, Role::Producer];
+    roles.into_iter().find_map(|role| Material::load(dir, role, clock).ok())
 }
 
 /// Every port of the configuration.

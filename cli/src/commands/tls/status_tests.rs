@@ -1,5 +1,6 @@
 use super::*;
 
+const CLUSTER: ClusterId = ClusterId([1; 16]);
 const NOW: i64 = 1_800_000_000;
 
 fn served(site: &str, role: &str, days: i64) -> ServedCertificate {
@@ -31,7 +32,7 @@ fn file(role: &str, serial: &str, days: i64) -> CertificateFile {
 
 fn seen(served: Vec<ServedCertificate>, files: Vec<CertificateFile>) -> Certificates {
     let answer = CertificatesAnswer { site: "site-a".into(), served, files, at: NOW, signers: Vec::new() };
-    Certificates::of(&answer, "a test".into(), false, 30)
+    Certificates::of(&answer, "a test".into(), CLUSTER, false, 30)
 }
 
 fn states(seen: &Certificates) -> Vec<(&str, &str, &str)> {
@@ -59,7 +60,7 @@ fn thresholds_make_the_exit_code() {
 #[test]
 fn no_threshold_warns_of_nothing_but_expiry() {
     let answer = CertificatesAnswer { served: vec![served("site-b", "control", 1)], at: NOW, ..Default::default() };
-    assert_eq!(Certificates::of(&answer, String::new(), false, 0).level(), Level::Ok);
+    assert_eq!(Certificates::of(&answer, String::new(), CLUSTER, false, 0).level(), Level::Ok);
 }
 
 #[test]
@@ -111,4 +112,50 @@ fn authorities_and_holders_that_only_connect_are_listed() {
     let mut table = Vec::new();
     all.write_table(&mut table).expect("it writes");
     assert!(String::from_utf8(table).expect("text").contains("RESULT: "));
+}
+
+#[test]
+fn certificates_of_another_cluster_are_no_good() {
+    let (server, client) = (served("site-b", "control", 99), file("operator", "bb", 365));
+    let holders = [server.holder.clone(), client.holder.clone()];
+    let whose = |cluster: ClusterId| {
+        let answer = CertificatesAnswer {
+            site: "site-a".into(),
+            served: vec![server.clone()],
+            files: vec![client.clone()],
+            at: NOW,
+            signers: Vec::new(),
+        };
+        Certificates::of(&answer, String::new(), cluster, false, 30)
+    };
+    assert_eq!(whose(CLUSTER).level(), Level::Ok, "{holders:?}");
+    let other = whose(ClusterId([2; 16]));
+    assert_eq!(other.level(), Level::Critical);
+    for line in other.lines() {
+        assert_eq!(line.state, "WRONG HOLDER", "{line:?}");
+        assert!(line.why.contains(&CLUSTER.to_string()) && line.why.contains("cluster.id"), "{line:?}");
+    }
+}
+
+#[test]
+fn what_a_witness_does_not_need_is_no_danger() {
+    let at = |witness| {
+        let files = vec![file("control", "cc", 300), file("producer", "dd", -1)];
+        let answer = CertificatesAnswer { site: "site-a".into(), files, at: NOW, ..Default::default() };
+        Certificates::of(&answer, String::new(), CLUSTER, witness, 30)
+    };
+    assert_eq!((states(&at(false))[1].1, at(false).level()), ("EXPIRED", Level::Critical));
+    let witness = at(true);
+    assert_eq!((states(&witness)[1].1, witness.level()), ("EXPIRED", Level::Warning));
+    assert!(witness.lines()[1].why.contains("does not need it"), "{witness:?}");
+}
+
+#[test]
+fn columns_stand_below_their_headings() {
+    let shown = seen(vec![served("site-b", "control", 99), served("site-b", "shipper", 1)], vec![]);
+    let mut plain = anstream::StripStream::new(Vec::new());
+    shown.write_table(&mut plain).expect("it writes");
+    let text = String::from_utf8(plain.into_inner()).expect("text");
+    let at = |word: &str| text.lines().filter_map(|line| line.find(word)).collect::<Vec<_>>();
+    assert_eq!([at("SOURCE"), at("served")].concat(), [at("SOURCE")[0]; 3], "{text}");
 }

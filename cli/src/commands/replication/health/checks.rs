@@ -2,6 +2,7 @@
 
 use cfs_rpc::v1::StatusReply;
 
+use super::certificates;
 use super::cluster::{self, cluster, member_or_not};
 use super::finding::{self as code, Finding, Level};
 use crate::commands::replication::gather::{CONTROL_UNIT, Gathered, SHIPPER_UNIT, bring_back};
@@ -69,6 +70,10 @@ pub(in crate::commands::replication) fn findings(gathered: &Gathered, picture: &
         found.extend(super::journal::findings(shipper));
     }
     found.extend(super::rows::findings(gathered, picture));
+    if let Some(own) = certificates::own(&picture.site, &gathered.useless_certificates) {
+        certificates::force_nothing(&mut found);
+        found.push(own);
+    }
     // What comes first is what `status` names as the next command.
     found.sort_by_key(|finding| (std::cmp::Reverse(finding.level), code::order(finding.code)));
     found

@@ -80,6 +80,7 @@ pub(super) const CHECKS: &[(&str, &str, Rests)] = &[
     (NO_PRIMARY, "there is a primary", Anybody),
     (SITE_UNHEARD, "this site's shipper hears every other", Both),
     (NUMBERS, "sites are configured under the numbers that they are enrolled under", Control),
+    (OWN_CERTIFICATES, "this site's own certificates are of use to others", Control),
     (CONTROL_WARNS, "the control process has no warning", Control),
     (JOURNAL_LARGE, "the journal takes less than 5 GB", Shipper),
     (JOURNAL_EXHAUSTION, "no site is about to fall behind what the journal keeps", Shipper),
@@ -119,6 +120,7 @@ pub(super) const SITE_UNHEARD: &str = "CFS-H021";
 pub(super) const CONTROL_WARNS: &str = "CFS-H022";
 pub(super) const NOTHING_ANSWERS: &str = "CFS-H023";
 pub(super) const NUMBERS: &str = "CFS-H024";
+pub(super) const OWN_CERTIFICATES: &str = "CFS-H025";
 pub(super) const JOURNAL_LARGE: &str = "CFS-H030";
 pub(super) const JOURNAL_EXHAUSTION: &str = "CFS-H031";
 pub(super) const NEEDS_SNAPSHOT: &str = "CFS-H032";
@@ -146,7 +148,7 @@ impl Finding {
 /// Among findings of one level, those that explain others come first, and those that others explain last.
 pub(super) fn order(code: &str) -> u8 {
     match code {
-        SPLIT_BRAIN | SITE_FENCED => 0,
+        SPLIT_BRAIN | SITE_FENCED | OWN_CERTIFICATES => 0,
         NO_QUORUM | CONTROL_DOWN => 1,
         NO_LEASE | NO_PRIMARY | LAG | NOT_READY | DURABILITY | OLD_NEWS | CONTROL_WARNS | NOT_AUTOMATIC => 3,
         // What is told in figures is seldom the cause.

@@ -125,8 +125,8 @@ impl Health {
         }
     }
 
-    /// Nothing is known, because nobody answers.
-    pub(super) fn unknown(why: &str) -> Self {
+    /// Nothing is known, because nobody answers; but for this site's own certificates, if they are why.
+    pub(super) fn unknown(why: &str, certificates: Option<Finding>) -> Self {
         let finding = Finding {
             code: NOTHING_ANSWERS,
             level: Level::Unknown,
@@ -135,12 +135,13 @@ impl Health {
             impact: "nothing can be said about any site".to_owned(),
             next: format!("{}, or ask on another site", bring_back(&format!("{CONTROL_UNIT} {SHIPPER_UNIT}"), why)),
         };
+        let findings: Vec<Finding> = certificates.into_iter().chain([finding]).collect();
         Self {
             site: String::new(),
-            verdict: Level::Unknown,
+            verdict: findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Unknown),
             all_sites_healthy: false,
             sites: Vec::new(),
-            findings: vec![finding],
+            findings,
             checks: Vec::new(),
             metrics: Vec::new(),
             reach: Vec::new(),

@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use cfs_rpc::identity::Identity;
+use cfs_model::ClusterId;
+use cfs_rpc::identity::{Identity, Role};
 use cfs_rpc::survey::AUTHORITY;
 use cfs_rpc::v1::{CertificateFile, CertificatesAnswer, ServedCertificate};
 use serde::Serialize;
@@ -57,11 +58,21 @@ pub(in crate::commands) struct Certificates {
 struct Judge {
     now: i64,
     warn_days: i64,
+    /// That certificates are to be of.
+    cluster: ClusterId,
+    /// Whether the site that looks is one.
+    witness: bool,
 }
 
 impl Certificates {
-    pub(in crate::commands) fn of(answer: &CertificatesAnswer, looked: String, witness: bool, warn_days: u32) -> Self {
-        let judge = Judge { now: answer.at, warn_days: i64::from(warn_days) };
+    pub(in crate::commands) fn of(
+        answer: &CertificatesAnswer,
+        looked: String,
+        cluster: ClusterId,
+        witness: bool,
+        warn_days: u32,
+    ) -> Self {
+        let judge = Judge { now: answer.at, warn_days: i64::from(warn_days), cluster, witness };
         let mut certificates = Vec::new();
         for served in &answer.served {
             let file = answer.files.iter().find(|file| served.site == answer.site && file.role == served.role);
@@ -83,7 +94,7 @@ impl Certificates {
                     "producer" | "operator" => "connects only",
                     _ => "not served",
                 };
-                certificates.push(judge.file(&answer.site, file, source));
+                certificates.push(judge.unserved(&answer.site, file, source));
             }
         }
         let mut unreachable: Vec<String> =
@@ -122,8 +133,7 @@ impl Judge {
             return Line { source: "unknown", ..line };
         }
         let line = self.dated(line, &served.serial, served.not_before, served.not_after);
-        if !is_for(&served.holder, &served.site, &served.role) {
-            let why = format!("it is for {}", holder(&served.holder));
+        if let Some(why) = self.wrong_holder(&served.holder, &served.site, &served.role) {
             return Line { state: "WRONG HOLDER", level: Level::Critical, why, ..line };
         }
         if !served.trusted && matches!(line.state, "OK" | "EXPIRES SOON") {
@@ -147,6 +157,34 @@ impl Judge {
         Some(Line { level: Level::Warning, ..line })
     }
 
+    /// The file of a role that no port of this site is for.
+    fn unserved(&self, site: &str, file: &CertificateFile, source: &'static str) -> Line {
+        let line = self.file(site, file, source);
+        let needed = !self.witness || file.role == AUTHORITY || file.role == Role::Control.as_str();
+        if needed || line.level != Level::Critical {
+            return line;
+        }
+        let why = [&*line.why, "a witness does not need it: renew or remove it"];
+        let why: Vec<&str> = why.into_iter().filter(|text| !text.is_empty()).collect();
+        Line { level: Level::Warning, why: why.join("; "), ..line }
+    }
+
+    /// Why a certificate is not the one of this site, role and cluster; `None`: it is.
+    fn wrong_holder(&self, holder: &str, site: &str, role: &str) -> Option<String> {
+        match Identity::from_uri(holder) {
+            Ok(found) if (found.site.as_str(), found.role.as_str()) != (site, role) => {
+                Some(format!("it is for {holder}"))
+            }
+            Ok(found) if found.cluster != self.cluster => Some(format!(
+                "it is of cluster {}, and this site's configuration names {} (cluster.id)",
+                found.cluster, self.cluster
+            )),
+            Ok(_) => None,
+            Err(_) if holder.is_empty() => Some("it is for nobody of ours".to_owned()),
+            Err(_) => Some(format!("it is for {holder}")),
+        }
+    }
+
     fn file(&self, site: &str, file: &CertificateFile, source: &'static str) -> Line {
         let line = Line {
             site: site.to_owned(),
@@ -163,8 +201,9 @@ impl Judge {
         if file.serial.is_empty() {
             return line;
         }
-        if file.role != AUTHORITY && !is_for(&file.holder, site, &file.role) {
-            return Line { state: "WRONG HOLDER", why: format!("it is for {}", holder(&file.holder)), ..line };
+        let wrong = self.wrong_holder(&file.holder, site, &file.role).filter(|_| file.role != AUTHORITY);
+        if let Some(why) = wrong {
+            return Line { state: "WRONG HOLDER", why, ..line };
         }
         let dated = self.dated(line.clone(), &file.serial, file.not_before, file.not_after);
         if file.error.is_empty() { dated } else { Line { state: line.state, level: line.level, ..dated } }
@@ -183,14 +222,6 @@ impl Judge {
             jiff::Timestamp::from_second(not_after).map_or_else(|_| format!("@{not_after}"), |t| t.to_string());
         Line { state, level, serial: Some(serial.to_owned()), expires: Some(expires), days_left: Some(days), ..line }
     }
-}
-
-fn is_for(holder: &str, site: &str, role: &str) -> bool {
-    Identity::from_uri(holder).is_ok_and(|holder| holder.site.as_str() == site && holder.role.as_str() == role)
-}
-
-fn holder(text: &str) -> &str {
-    if text.is_empty() { "nobody of ours" } else { text }
 }
 
 impl Document for Certificates {

@@ -124,7 +124,9 @@ impl Known {
             let missing = self.missing.iter().find(|missing| missing.part == part);
             missing.map(|missing| missing.why.clone()).unwrap_or_default()
         };
+        let told = self.status.as_ref().map(|status| status.useless_certificates.clone());
         Some(Gathered {
+            useless_certificates: told.unwrap_or_default(),
             control: self.status.clone().map(|status| self.answer(status)),
             control_error: why("control"),
             shipper: self.shipper.clone(),
