@@ -99,6 +99,10 @@ fn what_both_sites_of_a_cut_wrote_converges() {
         let status = cluster.status(&other);
         if status["quorum"] == "ok" { Err(format!("{status:#}")) } else { Ok(()) }
     });
+    // It goes on, says so, and advises nothing that would make two sides of it.
+    assert_eq!(cluster.status(&other)["status"], "READY");
+    let health = cluster.admin(&other, &["health"]);
+    assert!(health.out.contains("appends go on here") && !health.out.contains("--force"), "{health:?}");
     cluster.append_ops(&one, ONE);
     cluster.append_ops(&other, OTHER);
     let said = cluster.mode(&one, "off");

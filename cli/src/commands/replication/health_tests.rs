@@ -135,6 +135,23 @@ fn what_runs_and_hangs_is_not_started() {
 }
 
 #[test]
+fn a_site_that_goes_on_alone_is_not_told_to_force_anything() {
+    let alone = |a: &mut StatusAnswer| {
+        (a.active_active, a.partition_policy) = (true, "continue".into());
+        (a.quorum, a.automatic) = ("site-b, site-w".into(), false);
+        a.lease.as_mut().expect("a lease").held = false;
+    };
+    assert_eq!(codes(alone), [("CFS-H002", Level::Warning)]);
+    let found = health(alone).findings.remove(0);
+    assert!(found.impact.starts_with("appends go on here") && !found.next.contains("--force"), "{found:?}");
+    let fenced = |a: &mut StatusAnswer| {
+        alone(a);
+        a.partition_policy = "fence".into();
+    };
+    assert!(codes(fenced).contains(&("CFS-H002", Level::Critical)));
+}
+
+#[test]
 fn a_site_that_is_no_member_says_only_that() {
     let found = codes(|a| {
         a.here.as_mut().expect("here").state = "NOT_ENROLLED".into();

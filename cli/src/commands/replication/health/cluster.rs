@@ -105,7 +105,8 @@ fn by_hand(answer: &StatusAnswer, picture: &Picture, configured: &[Configured]) 
 
 /// Whether this site takes appends although it is cut off: active-active is on, and the operator wants that.
 fn goes_on_alone(answer: &StatusAnswer, picture: &Picture) -> bool {
-    answer.active_active && answer.partition_policy == "continue" && picture.state == READY
+    let wanted = answer.active_active && answer.partition_policy == "continue";
+    wanted && picture.state == READY && !has_majority(answer)
 }
 
 /// What concerns no single site.
@@ -142,7 +143,7 @@ pub(super) fn cluster(answer: &StatusAnswer, picture: &Picture, configured: &[Co
     if answer.primary.is_empty() {
         let next = "cfs admin replication status --detailed";
         push(code::NO_PRIMARY, Level::Critical, "there is no primary".into(), "there are no writes", next);
-    } else if answer.lease.as_ref().is_some_and(|lease| !lease.held) {
+    } else if answer.lease.as_ref().is_some_and(|lease| !lease.held) && !goes_on_alone(answer, picture) {
         let going_on = if answer.op == 0 {
             String::new()
         } else {
@@ -159,7 +160,8 @@ pub(super) fn cluster(answer: &StatusAnswer, picture: &Picture, configured: &[Co
         let next = if answer.op_next.is_empty() { "cfs admin replication status --detailed" } else { &answer.op_next };
         push(code::NO_LEASE, Level::Critical, reason, impact, next);
     }
-    if !answer.automatic {
+    // Where this site goes on by itself there is nothing to fail over.
+    if !answer.automatic && !goes_on_alone(answer, picture) {
         let why = if answer.why_not_automatic.is_empty() { "no reason was given" } else { &answer.why_not_automatic };
         let impact = "when the primary is lost, writes wait for an operator";
         push(
