@@ -95,10 +95,18 @@ async fn show(context: &Context, config: &Config, show: Show) -> anyhow::Result<
         let Some(text) = text else { return Ok(None) };
         moment::parse(text, &now).map(Some).map_err(|why| {
             let next = r#"write it as "1 hour ago", 30m, 2026-01-31, "2026-01-31 12:00" or 2026-01-31T12:00:00Z"#;
-            anyhow::Error::from(Refusal::new("CFS-E141", format!("{flag} {text:?} is not usable"), why, next))
+            let refusal = Refusal::new("CFS-E141", format!("{flag} {text:?} is not usable"), why, next);
+            anyhow::Error::from(Refusal { usage: true, ..refusal })
         })
     };
     let (since, until) = (time("--since", &show.since)?, time("--until", &show.until)?);
+    if let (Some(from), Some(to)) = (since, until)
+        && to < from
+    {
+        let why = format!("{to} is before {from}: nothing lies between");
+        let refusal = Refusal::new("CFS-E141", "--until is before --since", why, "exchange the two");
+        return Err(Refusal { usage: true, ..refusal }.into());
+    }
     let mut rows = Rows::to_stdout(match context.chosen_format() {
         None => Format::Jsonl,
         Some(format) => format,

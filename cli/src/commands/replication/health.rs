@@ -42,7 +42,10 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let look = async || -> anyhow::Result<Health> {
         Ok(match gather(context, args.detailed).await {
             Ok(gathered) => health_of(&gathered, args.detailed),
-            Err(error) => Health::unknown(&format!("{error:#}"), own_certificates(context).await),
+            Err(error) => {
+                let site = context.config().map(|config| config.site.name.to_string()).ok();
+                Health::unknown(site.as_deref(), &format!("{error:#}"), own_certificates(context).await)
+            }
         })
     };
     if args.watch.is_on() {

@@ -280,7 +280,7 @@ fn what_lacks_a_certificate_here_is_forced_nowhere() {
     assert_eq!((first.code, first.site.as_str(), first.next.as_str()), ("CFS-H025", "site-a", "cfs admin tls status"));
     assert!(first.reason.contains("has expired"), "{first:?}");
     // While nobody answers it may be why.
-    let nobody = Health::unknown("neither answers", Some(first.clone()));
+    let nobody = Health::unknown(Some("site-a"), "neither answers", Some(first.clone()));
     let codes: Vec<&str> = nobody.findings.iter().map(|finding| finding.code).collect();
     assert_eq!((codes, nobody.verdict), (vec!["CFS-H025", "CFS-H023"], Level::Critical));
 }
@@ -331,9 +331,12 @@ fn what_does_not_answer_is_no_good_news() {
     let mut no_shipper = gathered(|_| {});
     no_shipper.shipper = None;
     assert_eq!(health_of(&no_shipper, false).findings[0].code, "CFS-H009");
-    let nobody = Health::unknown("neither answers", None);
+    let nobody = Health::unknown(Some("site-a"), "neither answers", None);
     assert_eq!(nobody.exit_code(), ExitCode::from(3));
     assert!(table(&nobody).starts_with("Health: UNKNOWN\nUNKNOWN CFS-H023: neither answers\n"));
+    assert_eq!(json(&nobody)["site"], "site-a");
+    let unusable = Health::unknown(None, "the configuration is not read", None);
+    assert_eq!(unusable.findings[0].next, "cfs config check");
 }
 
 #[test]

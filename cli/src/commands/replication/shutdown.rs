@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::bail;
 use cfs_rpc::v1::admin_request::Kind;
 use cfs_rpc::v1::{Done, FailoverPlan, FailoverRequest, RemoveRequest};
 
@@ -109,14 +108,17 @@ async fn who_can_take_over(context: &Context, site: &str, picture: &Picture) -> 
     }
     match (able.is_empty(), reasons.is_empty()) {
         (false, _) => Ok(able),
-        (_, true) => bail!("{site} is the last data site: it cannot leave\n  next: cfs admin replication status"),
-        (_, false) => bail!(nobody(site, &reasons)),
+        (_, true) => {
+            let why = format!("{site} is the last data site: it cannot leave");
+            Err(Refusal::new("LAST", COMMAND, why, "cfs admin replication status").into())
+        }
+        (_, false) => Err(nobody(site, &reasons).into()),
     }
 }
 
-fn nobody(site: &str, reasons: &[String]) -> String {
-    let reasons = reasons.join("; ");
-    format!("{site} is primary and nobody can take the role: {reasons}\n  next: cfs admin replication status")
+fn nobody(site: &str, reasons: &[String]) -> Refusal {
+    let why = format!("{site} is primary and nobody can take the role: {}", reasons.join("; "));
+    Refusal::new("NO_SUCCESSOR", COMMAND, why, "cfs admin replication status")
 }
 
 /// Gives the role to the first of these that takes it.
@@ -130,5 +132,5 @@ async fn hand_over(context: &Context, site: &str, candidates: Vec<String>) -> an
             Err(error) => reasons.push(format!("{to}: {error:#}")),
         }
     }
-    bail!(nobody(site, &reasons))
+    Err(nobody(site, &reasons).into())
 }

@@ -96,9 +96,15 @@ pub(super) async fn run(context: &Context, args: Trace) -> anyhow::Result<ExitCo
         }
     }
     if sources.iter().all(|(_, lines)| lines.is_none()) {
+        // Those that run and will not be traced are not brought to it by a start.
+        let next = match sources.is_empty() {
+            true => "end a trace that runs, or wait, and repeat the command",
+            false => {
+                "start them with `systemctl start claudefs-repl`, or `cfs dev start` in a cluster made by `cfs dev up`"
+            }
+        };
         anyhow::bail!(
-            "no process of {} can be traced\n  {}\n  start them with `systemctl start claudefs-repl`, or `cfs dev start` in a cluster made \
-             by `cfs dev up`; `--config` chooses the site, here {}",
+            "no process of {} can be traced\n  {}\n  next: {next}; `--config` chooses the site, here {}",
             config.site.name,
             troubles.join("\n  "),
             context.config_path().display()

@@ -125,19 +125,25 @@ impl Health {
         }
     }
 
-    /// Nothing is known, because nobody answers; but for this site's own certificates, if they are why.
-    pub(super) fn unknown(why: &str, certificates: Option<Finding>) -> Self {
+    /// Nothing is known, because nobody answers; but for this site's own certificates, if they are why. Without a `site` there is
+    /// no configuration that could be used.
+    pub(super) fn unknown(site: Option<&str>, why: &str, certificates: Option<Finding>) -> Self {
         let finding = Finding {
             code: NOTHING_ANSWERS,
             level: Level::Unknown,
-            site: String::new(),
+            site: site.unwrap_or_default().to_owned(),
             reason: why.to_owned(),
             impact: "nothing can be said about any site".to_owned(),
-            next: format!("{}, or ask on another site", bring_back(&format!("{CONTROL_UNIT} {SHIPPER_UNIT}"), why)),
+            next: match site {
+                Some(_) => {
+                    format!("{}, or ask on another site", bring_back(&format!("{CONTROL_UNIT} {SHIPPER_UNIT}"), why))
+                }
+                None => "cfs config check".to_owned(),
+            },
         };
         let findings: Vec<Finding> = certificates.into_iter().chain([finding]).collect();
         Self {
-            site: String::new(),
+            site: site.unwrap_or_default().to_owned(),
             verdict: findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Unknown),
             all_sites_healthy: false,
             sites: Vec::new(),
