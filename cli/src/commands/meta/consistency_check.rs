@@ -19,6 +19,8 @@ use crate::{Context, client};
 const MATCH: &str = "MATCH";
 const DIFFER: &str = "DIFFER";
 const NOT_COMPARED: &str = "NOT COMPARED";
+/// What repairs a store as a whole.
+pub(super) const REBUILD: &str = "cfs admin replication enroll --primary SITE --force-rebuild";
 /// Exit code of NOT COMPARED: nothing is known.
 const EXIT_NOT_COMPARED: u8 = 3;
 /// How long nothing may show.
@@ -51,6 +53,8 @@ pub struct Report {
     sites: Vec<SiteReport>,
     /// What is damaged in the store of the site that compared; empty: nothing was found.
     damage_here: String,
+    /// Sites whose store can be repaired by rebuilding it alone.
+    rebuild: Vec<String>,
     differing: Differing,
     structure: Structure,
     /// What `--repair` did before.
@@ -138,6 +142,7 @@ impl Report {
             names,
             sites: sites.collect(),
             damage_here: reply.damage_here,
+            rebuild: reply.rebuild,
             differing: Differing {
                 count: reply.differing_count,
                 undecided: reply.undecided_count,
@@ -192,9 +197,17 @@ impl Report {
 
     /// What repairs the damage found, for the person who reads; nothing when nothing is to be repaired.
     fn next(&self) -> Option<String> {
+        if !self.rebuild.is_empty() {
+            return Some(format!(
+                "{REBUILD} on {}: what is damaged cannot be repaired there inode by inode",
+                self.rebuild.join(" and ")
+            ));
+        }
         let inode = self.differing.inodes.first()?;
         let place = match &inode.damaged[..] {
-            [] => "the site whose copy is wrong (compare `cfs admin meta lookup INODE --detailed` on both)".to_owned(),
+            [] => "the site whose copy is wrong, with --from SITE --force if no other one verifies (compare `cfs admin meta \
+                   lookup INODE --detailed` on both)"
+                .to_owned(),
             damaged => damaged.join(" and "),
         };
         Some(format!("cfs admin replication resync --inode {} on {place}", inode.inode))
@@ -322,7 +335,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if let Some(next) = report.next() {
         anstream::eprintln!("next: {next}");
     }
-    if !report.structure.sound {
+    if !report.structure.sound && report.rebuild.is_empty() {
         anstream::eprintln!(
             "warning: the structure is not sound: entries or inodes hang in the air; `cfs admin meta lookup INODE --detailed` shows \
              which journal entries wrote them, `cfs admin meta consistency-check --repair` mends it"
@@ -349,6 +362,13 @@ mod tests {
             sites: sites.collect(),
             ..ConsistencyReply::default()
         })
+    }
+
+    #[test]
+    fn a_store_that_has_to_be_rebuilt_is_named_with_the_way() {
+        let reply = ConsistencyReply { rebuild: vec!["site-b".to_owned()], ..ConsistencyReply::default() };
+        let next = Report::of(reply).next().expect("a way");
+        assert!(next.contains("--force-rebuild on site-b"), "{next}");
     }
 
     #[test]

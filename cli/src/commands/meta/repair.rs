@@ -8,6 +8,7 @@ use cfs_rpc::v1::{ConsistencyReply, ResyncRequest};
 use serde::Serialize;
 use tonic::transport::Channel;
 
+use super::consistency_check::REBUILD;
 use crate::Context;
 
 /// One thing that was done, or could not be.
@@ -36,6 +37,10 @@ pub(super) async fn repair(
     found: &ConsistencyReply,
 ) -> anyhow::Result<Vec<Step>> {
     let mut steps = Vec::new();
+    if found.rebuild.contains(&found.site) {
+        anstream::eprintln!("not repaired: {}; next: {REBUILD}", found.damage_here);
+        return Ok(steps);
+    }
     for differing in &found.differing {
         let inode = differing.inode;
         let step = |done, text| Step { what: "registers", inode, done, text };
@@ -45,9 +50,12 @@ pub(super) async fn repair(
                 Err(why) => step(false, why).tell(&mut steps),
             }
         } else if differing.damaged.is_empty() {
-            let text = "each site's copy fits the digest that it keeps; compare them with `cfs admin meta lookup` and \
-                        `resync --from SITE` where it is wrong";
-            step(false, text.to_owned()).tell(&mut steps);
+            let text = format!(
+                "{}; compare the copies with `cfs admin meta lookup`, and `resync --from SITE` where it is wrong, with --force \
+                 if SITE does not verify",
+                differing.why
+            );
+            step(false, text).tell(&mut steps);
         } else {
             let text = format!("it is damaged at {}; next: run this there", differing.damaged.join(" and "));
             step(false, text).tell(&mut steps);

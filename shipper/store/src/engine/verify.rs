@@ -14,7 +14,8 @@ use crate::verify::{Content, Contents, MAX_DEPTH, MAX_LISTED, Place, Verified};
 /// Rows that one read transaction of a check covers: a reader that stays would keep pages from being used again.
 const ROWS_PER_READ: usize = 8192;
 
-/// Visits the rows of one read transaction of a check, from the first key at or above `from`. Returns where the next one begins.
+/// Visits the rows of one read transaction of a check, from the first key at or above `from`. Returns where the next one
+/// begins; fails where that is not further on.
 pub(super) fn page(
     tables: &impl Read,
     table: Table,
@@ -31,6 +32,9 @@ pub(super) fn page(
         visit(key, row)?;
         Ok(Scan::More)
     })?;
+    if next.as_deref().is_some_and(|next| next <= from) {
+        return Err(Error::Disordered { table });
+    }
     Ok(next)
 }
 
@@ -72,6 +76,9 @@ fn next_inode(tables: &impl Read, bucket: u16, from: u64) -> Result<Option<u64>,
         for table in REGISTERS {
             tables.scan(table, &inode_key(start), &mut |key, _| {
                 let (inode, _) = split_key(table, key)?;
+                if inode < start {
+                    return Err(Error::Disordered { table });
+                }
                 nearest = Some(nearest.map_or(inode, |n: u64| n.min(inode)));
                 Ok(Scan::Stop)
             })?;
@@ -138,26 +145,40 @@ pub(super) fn bucket_sum(tables: &impl Read, bucket: u16) -> Result<u128, Error>
 pub(super) fn verify(backend: &impl Backend, limit: usize) -> Result<Verified, Error> {
     let before = head::load(&backend.read()?)?;
     let mut pass = Pass { limit, ..Pass::default() };
-    for table in REGISTERS {
-        let mut from = Some(Vec::new());
-        while let Some(start) = from {
-            from = page(&backend.read()?, table, &start, |key, row| pass.row(table, key, row))?;
-        }
+    let mut misplaced = 0;
+    for table in Table::ALL {
+        misplaced += order(backend, table, |_, key, row| {
+            if REGISTERS.contains(&table) {
+                pass.row(table, key, row)?;
+            }
+            Ok(true)
+        })?;
     }
     let after = head::load(&backend.read()?)?;
-    let mut wrong = Vec::new();
+    let (mut wrong, mut excess) = (Vec::new(), Vec::new());
+    let mut judge = |bucket: usize, registers: u128, kept: u128| {
+        if registers != kept {
+            wrong.push(bucket as u16);
+            excess.push(registers.wrapping_sub(kept));
+        }
+    };
     for bucket in 0..BUCKETS {
         let sum = |head: &Head| head.sums.buckets[bucket];
         if sum(&before) == sum(&after) {
-            if pass.sums.buckets[bucket] != sum(&before) {
-                wrong.push(bucket as u16);
-            }
+            judge(bucket, pass.sums.buckets[bucket], sum(&before));
             continue;
         }
         let tables = backend.read()?;
         let kept = sum(&head::load(&tables)?);
-        if bucket_sum(&tables, bucket as u16)? != kept {
-            wrong.push(bucket as u16);
+        match bucket_sum(&tables, bucket as u16) {
+            Err(Error::Disordered { .. }) => misplaced += 1,
+            registers => judge(bucket, registers?, kept),
+        }
+    }
+    // A row under a wrong key shows in the sums, and may be where nobody finds it though the order is kept.
+    if misplaced == 0 && !(wrong.is_empty() && pass.unreadable_count == 0) {
+        for table in Table::ALL {
+            misplaced += order(backend, table, |tables, key, row| Ok(tables.get(table, key)? == Some(row)))?;
         }
     }
     Ok(Verified {
@@ -165,9 +186,40 @@ pub(super) fn verify(backend: &impl Backend, limit: usize) -> Result<Verified, E
         buckets: after.sums.buckets.to_vec(),
         rows: pass.rows,
         wrong,
+        excess,
+        misplaced,
         unreadable: pass.unreadable,
         unreadable_count: pass.unreadable_count,
     })
+}
+
+/// Visits all rows of a table, and counts those that are not above the one before, or that `visit` says are not in place.
+fn order<B: Backend>(
+    backend: &B,
+    table: Table,
+    mut visit: impl FnMut(&B::Reader<'_>, &[u8], &[u8]) -> Result<bool, Error>,
+) -> Result<u64, Error> {
+    let (mut misplaced, mut before) = (0, None::<Vec<u8>>);
+    let mut from = Some(Vec::new());
+    while let Some(start) = from {
+        let tables = backend.read()?;
+        let next = page(&tables, table, &start, |key, row| {
+            let in_place = visit(&tables, key, row)? && before.as_deref().is_none_or(|before| before < key);
+            misplaced += u64::from(!in_place);
+            let held = before.get_or_insert_default();
+            held.clear();
+            held.extend_from_slice(key);
+            Ok(())
+        });
+        from = match next {
+            Err(Error::Disordered { .. }) => {
+                misplaced += 1;
+                None
+            }
+            next => next?,
+        };
+    }
+    Ok(misplaced)
 }
 
 #[derive(Default)]

@@ -198,3 +198,89 @@ fn damage_that_the_digest_counts_in_goes_with_the_repair() {
     assert_eq!(damaged.digest(), sound.digest());
     assert!(damaged.position().comparable);
 }
+
+/// Both inodes of a row that stands under a number with other bits.
+fn moved(key: &[u8], bit: usize) -> (u64, u64, Vec<u8>) {
+    let mut wrong = key.to_vec();
+    wrong[bit / 8] ^= 1 << (bit % 8);
+    let number = |key: &[u8]| u64::from_be_bytes(key[..8].try_into().unwrap());
+    (number(key), number(&wrong), wrong)
+}
+
+/// A row of each kind under another number: the ghost goes by the word of the sound store, which has nothing there, and the
+/// row comes back where it was.
+#[test]
+fn a_row_under_another_number_goes_and_comes_back() {
+    let sound = MemoryStore::new();
+    written(&sound, 100, false);
+    let all: Vec<_> = (0..6).flat_map(|inode| rows(&sound, inode)).collect();
+    for (table, key, row) in &all {
+        for bit in 0..64 {
+            let (inode, ghost, wrong) = moved(key, bit);
+            let damaged = MemoryStore::new();
+            written(&damaged, 100, false);
+            let mut tables = damaged.backend().write(Size { rows: 2, bytes: 0 }).unwrap();
+            tables.delete(*table, key).unwrap();
+            tables.put(*table, &wrong, row).unwrap();
+            tables.commit().unwrap();
+            assert!(!is_sound(&damaged), "{table} {key:?} bit {bit}");
+            for number in [inode.min(ghost), inode.max(ghost)] {
+                assert!(repair(&sound, &damaged, number, 1 << 20) > 0, "{number} {table} {key:?} bit {bit}");
+            }
+            assert!(is_sound(&damaged), "{table} {key:?} bit {bit}: {:?}", damaged.structure(10));
+            assert_eq!(damaged.digest(), sound.digest());
+            for inode in (0..6).chain([ghost]) {
+                assert_eq!(damaged.inode(inode).unwrap(), sound.inode(inode).unwrap());
+                assert_eq!(damaged.paths(inode, 10).unwrap(), sound.paths(inode, 10).unwrap());
+            }
+        }
+    }
+}
+
+/// The same in a store's file: where the row stands out of order, that is said, and elsewhere it is repaired.
+#[test]
+fn a_number_changed_in_the_file_is_repaired_or_found_beyond_repair() {
+    let place = tempfile::tempdir().unwrap();
+    let fill = |store: &dyn Store| {
+        let mut stream = written(store, 100, false);
+        let files: Vec<_> = (0..40).map(|n| create(2, &format!("file-{n}"), 100 + 3 * n, 0o600)).collect();
+        let batch = stream.batch(1, 9000, &store.position().applied, &files);
+        store.apply(&[batch]).unwrap();
+    };
+    let sound = MemoryStore::new();
+    fill(&sound);
+    let options = crate::lmdb::Options::new(place.path());
+    let store = crate::HeedStore::open(&options).unwrap();
+    fill(&store);
+    store.sync().unwrap();
+    drop(store);
+    let path = place.path().join("data.mdb");
+    let whole = std::fs::read(&path).unwrap();
+    let (mut repaired, mut beyond) = (0, 0);
+    for (inode, bit) in [2, 3, 103, 160, 217].into_iter().flat_map(|inode| (0..64).map(move |bit| (inode, bit))) {
+        let (table, key, row) = rows(&sound, inode).remove(0);
+        let node = [&key[..], &row].concat();
+        let (_, ghost, wrong) = moved(&key, bit);
+        let mut bytes = whole.clone();
+        let places: Vec<usize> = (0..bytes.len() - node.len()).filter(|at| bytes[*at..].starts_with(&node)).collect();
+        assert!(!places.is_empty(), "{table} {key:?}");
+        for at in places {
+            bytes[at..at + wrong.len()].copy_from_slice(&wrong);
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let damaged = crate::HeedStore::open(&options).unwrap();
+        let verified = damaged.verify(10).unwrap();
+        assert!(!verified.is_sound(), "{inode} bit {bit}");
+        if verified.misplaced > 0 {
+            beyond += 1;
+            continue;
+        }
+        for number in [ghost, inode] {
+            assert!(repair(&sound, &damaged, number, 1 << 20) > 0, "{number} of {inode} bit {bit}");
+        }
+        assert!(is_sound(&damaged), "{inode} bit {bit}: {:?}", damaged.verify(10));
+        assert_eq!(damaged.digest(), sound.digest());
+        repaired += 1;
+    }
+    assert!(repaired > 0 && beyond > 0, "{repaired} and {beyond}");
+}
