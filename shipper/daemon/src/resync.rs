@@ -29,6 +29,8 @@ const FETCH: Duration = Duration::from_secs(5);
 const CATCH_UP: Duration = Duration::from_secs(30);
 /// Other inodes of the same bucket that are named.
 const MAX_OTHERS: usize = 100;
+/// Rows out of place that are taken out one by one.
+const MAX_MISPLACED: usize = 16;
 /// What repairs a store as a whole.
 const REBUILD: &str = "cfs admin replication enroll --primary SITE --force-rebuild";
 
@@ -71,17 +73,12 @@ pub(crate) async fn resync(node: &Arc<Node>, request: &v1::ResyncRequest, out: &
 impl Resync<'_> {
     async fn run(&mut self, request: &v1::ResyncRequest) -> Result<(), String> {
         let here = verify::verify(self.node).await.map_err(|status| status.message().to_owned())?;
-        if here.misplaced > 0 {
-            return Err(format!(
-                "{} rows of the store of {} do not stand where their keys belong, so that no inode of it can be repaired \
-                 alone; next: rebuild the site: {REBUILD}",
-                here.misplaced,
-                self.node.site()
-            ));
-        }
         let mut source = source::choose(self.node, request, &here).await?;
         self.source = source.site.clone();
         self.tell("SOURCE", format!("{}: {}", source.site, source.why)).await;
+        if here.misplaced > 0 {
+            self.take_out().await?;
+        }
         self.copy(&mut source).await?;
         let phase = if self.changed == 0 { "COMPARED" } else { "REPAIRED" };
         self.tell(
@@ -90,6 +87,30 @@ impl Resync<'_> {
         )
         .await;
         self.verify(&mut source).await
+    }
+
+    /// Takes out what does not stand where its key belongs: near that nothing is found, and nothing could be put in place.
+    async fn take_out(&mut self) -> Result<(), String> {
+        let store = self.node.store.clone();
+        let taken = tokio::task::spawn_blocking(move || store.take_out_misplaced(MAX_MISPLACED)).await;
+        let taken = taken.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let Some(taken) = taken else {
+            return Err(format!(
+                "more rows of the store of {} do not stand where their keys belong than can be repaired inode by inode; next: \
+                 rebuild the site: {REBUILD}",
+                self.node.site()
+            ));
+        };
+        self.changed += taken.len() as u64;
+        let inodes: Vec<String> = taken.iter().map(u64::to_string).collect();
+        let text = format!(
+            "{} rows that did not stand where their keys belong, under inode {}; what they held is missing now: `cfs admin \
+             meta consistency-check` says of which inodes, and --repair fetches it",
+            taken.len(),
+            inodes.join(", ")
+        );
+        self.tell("TAKEN OUT", text).await;
+        Ok(())
     }
 
     async fn copy(&mut self, source: &mut Source) -> Result<(), String> {

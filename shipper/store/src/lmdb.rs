@@ -331,6 +331,19 @@ impl Write for Writer<'_> {
         self.tables[table as usize].delete(&mut self.txn, key).map(drop).map_err(|e| self.explain(e))
     }
 
+    #[allow(unsafe_code)]
+    fn delete_nth(&mut self, table: Table, position: u64) -> Result<(), Error> {
+        let mut rows = self.tables[table as usize].iter_mut(&mut self.txn)?;
+        for _ in 0..=position {
+            if rows.next().transpose()?.is_none() {
+                return Ok(());
+            }
+        }
+        // SAFETY: no key and no value that was read is kept.
+        unsafe { rows.del_current() }?;
+        Ok(())
+    }
+
     fn clear(&mut self, table: Table) -> Result<(), Error> {
         self.tables[table as usize].clear(&mut self.txn).map_err(|e| self.explain(e))
     }

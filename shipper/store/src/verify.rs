@@ -33,6 +33,8 @@ pub struct Verified {
     /// Rows that do not stand where their keys belong: what is looked up or written near them goes astray, so that no inode
     /// can be repaired alone. When nothing else is wrong, only the order of the rows is looked at.
     pub misplaced: u64,
+    /// Some of the inodes that such rows stand under, and next to, in order.
+    pub astray: Vec<u64>,
 }
 
 impl Verified {

@@ -19,6 +19,8 @@ use crate::{Context, client};
 const MATCH: &str = "MATCH";
 const DIFFER: &str = "DIFFER";
 const NOT_COMPARED: &str = "NOT COMPARED";
+/// How often `--repair` looks again for what damage had hidden.
+const MAX_ROUNDS: usize = 3;
 /// What repairs a store as a whole.
 pub(super) const REBUILD: &str = "cfs admin replication enroll --primary SITE --force-rebuild";
 /// Exit code of NOT COMPARED: nothing is known.
@@ -53,8 +55,8 @@ pub struct Report {
     sites: Vec<SiteReport>,
     /// What is damaged in the store of the site that compared; empty: nothing was found.
     damage_here: String,
-    /// Sites whose store can be repaired by rebuilding it alone.
-    rebuild: Vec<String>,
+    /// Sites in whose store rows do not stand where their keys belong.
+    disordered: Vec<String>,
     differing: Differing,
     structure: Structure,
     /// What `--repair` did before.
@@ -142,7 +144,7 @@ impl Report {
             names,
             sites: sites.collect(),
             damage_here: reply.damage_here,
-            rebuild: reply.rebuild,
+            disordered: reply.disordered,
             differing: Differing {
                 count: reply.differing_count,
                 undecided: reply.undecided_count,
@@ -197,10 +199,10 @@ impl Report {
 
     /// What repairs the damage found, for the person who reads; nothing when nothing is to be repaired.
     fn next(&self) -> Option<String> {
-        if !self.rebuild.is_empty() {
+        if !self.disordered.is_empty() {
+            let sites = self.disordered.join(" and ");
             return Some(format!(
-                "{REBUILD} on {}: what is damaged cannot be repaired there inode by inode",
-                self.rebuild.join(" and ")
+                "cfs admin meta consistency-check --repair on {sites}; where that does not help, {REBUILD}"
             ));
         }
         let inode = self.differing.inodes.first()?;
@@ -323,9 +325,19 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut reply = found(&mut inspect, args.local, timeout).await?;
     let mut repairs = None;
     if args.repair {
-        let steps = repair::repair(context, &mut inspect, &reply).await?;
-        if !steps.is_empty() {
+        let mut steps = Vec::new();
+        // What was not found for damage near it shows when that is gone.
+        for _ in 0..MAX_ROUNDS {
+            let more = repair::repair(context, &mut inspect, &reply).await?;
+            if more.is_empty() {
+                break;
+            }
+            let goes_on = more.iter().any(|step| step.done) && !reply.disordered.is_empty();
+            steps.extend(more);
             reply = found(&mut inspect, args.local, timeout).await?;
+            if !goes_on {
+                break;
+            }
         }
         repairs = Some(steps);
     }
@@ -335,7 +347,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if let Some(next) = report.next() {
         anstream::eprintln!("next: {next}");
     }
-    if !report.structure.sound && report.rebuild.is_empty() {
+    if !report.structure.sound && report.disordered.is_empty() {
         anstream::eprintln!(
             "warning: the structure is not sound: entries or inodes hang in the air; `cfs admin meta lookup INODE --detailed` shows \
              which journal entries wrote them, `cfs admin meta consistency-check --repair` mends it"
@@ -365,10 +377,10 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_has_to_be_rebuilt_is_named_with_the_way() {
-        let reply = ConsistencyReply { rebuild: vec!["site-b".to_owned()], ..ConsistencyReply::default() };
+    fn a_store_out_of_order_is_named_with_both_ways() {
+        let reply = ConsistencyReply { disordered: vec!["site-b".to_owned()], ..ConsistencyReply::default() };
         let next = Report::of(reply).next().expect("a way");
-        assert!(next.contains("--force-rebuild on site-b"), "{next}");
+        assert!(next.contains("--repair on site-b") && next.contains("--force-rebuild"), "{next}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) struct Step {
     /// `registers` or `structure`.
     what: &'static str,
     inode: u64,
-    done: bool,
+    pub(super) done: bool,
     text: String,
 }
 
@@ -37,10 +37,6 @@ pub(super) async fn repair(
     found: &ConsistencyReply,
 ) -> anyhow::Result<Vec<Step>> {
     let mut steps = Vec::new();
-    if found.rebuild.contains(&found.site) {
-        anstream::eprintln!("not repaired: {}; next: {REBUILD}", found.damage_here);
-        return Ok(steps);
-    }
     for differing in &found.differing {
         let inode = differing.inode;
         let step = |done, text| Step { what: "registers", inode, done, text };
@@ -62,7 +58,9 @@ pub(super) async fn repair(
         }
     }
     // What is derived from damaged registers is no ground for entries.
-    if steps.iter().all(|step| step.done) {
+    if !found.disordered.is_empty() {
+        anstream::eprintln!("where rows do not stand in order and this does not help: {REBUILD}");
+    } else if steps.iter().all(|step| step.done) {
         structure::repair(context, inspect, &mut steps).await?;
     } else if !found.structure.is_empty() {
         anstream::eprintln!("the structure is not repaired before all registers are");

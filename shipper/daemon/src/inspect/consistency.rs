@@ -46,7 +46,7 @@ pub(super) async fn check(node: &Arc<Node>, request: &v1::ConsistencyRequest) ->
         against_all(node, Duration::from_millis(timeout_ms), &mut findings).await?
     };
     // Only now: a site that has just started was still applying while it waited to be compared.
-    let structure = if findings.is_beyond_repair(node.site().as_str()) {
+    let structure = if findings.is_disordered(node.site().as_str()) {
         structure::not_checked(node)
     } else {
         structure::check(node, &mut findings).await?
@@ -223,6 +223,7 @@ async fn there(node: &Arc<Node>, mut client: PeerClient<Channel>) -> Result<Ther
         unreadable: reply.unreadable,
         unreadable_count: reply.unreadable_count,
         misplaced: reply.misplaced,
+        astray: Vec::new(),
     };
     Ok(There { client, verified, differing })
 }

@@ -27,6 +27,8 @@ pub(super) struct Source {
     pub(super) client: PeerClient<Channel>,
     /// Why it was chosen.
     pub(super) why: String,
+    /// Whether all that it holds verifies.
+    is_whole: bool,
 }
 
 /// The site that was asked for, if it is sound; or one of those that are; or one whose copy of this inode is known to be
@@ -44,6 +46,10 @@ pub(super) async fn choose(node: &Arc<Node>, request: &v1::ResyncRequest, here: 
             Ok(source) => sound.push(source),
             Err(why) => refused.push(format!("{site}: {why}")),
         }
+    }
+    if here.misplaced > 0 {
+        // What is taken out here is all to come from there.
+        sound.retain(|source| source.is_whole);
     }
     if sound.is_empty() {
         return Err(nobody(node, here, &refused.join("; ")));
@@ -91,6 +97,7 @@ async fn examine(
         return Ok(Source {
             site,
             client,
+            is_whole: true,
             why: format!("all {} of its rows have the digest that it keeps", reply.rows),
         });
     }
@@ -103,21 +110,24 @@ async fn examine(
     if reply.unreadable.contains(&inode) {
         return Err(format!("{damage}, some of inode {inode} itself"));
     }
-    let copy = if near { copy_of(node, &mut client, here, inode).await } else { Copy::Unknown };
+    let copy = if near && here.misplaced == 0 { copy_of(node, &mut client, here, inode).await } else { Copy::Unknown };
     match (copy, near, force) {
         (Copy::Right, ..) => {
             let why = format!("{damage}; but with its copy of inode {inode} those of {} have theirs", node.site());
-            Ok(Source { site, client, why })
+            Ok(Source { site, client, why, is_whole: false })
         }
         (Copy::Wrong, ..) => {
             Err(format!("{damage}, and by the digest that {} keeps inode {inode} is right here", node.site()))
         }
-        (Copy::Unknown, false, true) => {
-            Ok(Source { site, client, why: format!("{damage}, none near inode {inode}; taken by force") })
-        }
+        (Copy::Unknown, false, true) => Ok(Source {
+            site,
+            client,
+            is_whole: false,
+            why: format!("{damage}, none near inode {inode}; taken by force"),
+        }),
         (Copy::Unknown, true, true) if !request.from.is_empty() => {
             let why = format!("{damage}, some in inode {inode} or near it, which is not known; taken by force");
-            Ok(Source { site, client, why })
+            Ok(Source { site, client, why, is_whole: false })
         }
         (Copy::Unknown, true, _) => Err(format!(
             "{damage}, some in inode {inode} or near it: its copy is taken with --from {site} --force alone"

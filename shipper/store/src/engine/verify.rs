@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cfs_shipper_core::merge::{Dentry, Inode, Xattr};
 
 use super::head::{self, Head};
+use super::misplaced::{self, Misplaced};
 use crate::backend::{Backend, Read, Scan};
 use crate::digest::{BUCKETS, Recomputed, Sums, bucket_of, hash, next_in_bucket};
 use crate::row::{InodeRow, NamedRow, inode_key, split_key};
@@ -145,14 +146,21 @@ pub(super) fn bucket_sum(tables: &impl Read, bucket: u16) -> Result<u128, Error>
 pub(super) fn verify(backend: &impl Backend, limit: usize) -> Result<Verified, Error> {
     let before = head::load(&backend.read()?)?;
     let mut pass = Pass { limit, ..Pass::default() };
-    let mut misplaced = 0;
+    let (mut misplaced, mut astray) = (0, Vec::new());
+    let mut in_order = true;
+    let mut note = |found: Misplaced| {
+        misplaced += found.count;
+        astray.extend(found.inodes);
+    };
     for table in Table::ALL {
-        misplaced += order(backend, table, |_, key, row| {
+        let found = misplaced::find(backend, table, |_, key, row| {
             if REGISTERS.contains(&table) {
                 pass.row(table, key, row)?;
             }
             Ok(true)
         })?;
+        in_order &= found.count == 0;
+        note(found);
     }
     let after = head::load(&backend.read()?)?;
     let (mut wrong, mut excess) = (Vec::new(), Vec::new());
@@ -171,16 +179,18 @@ pub(super) fn verify(backend: &impl Backend, limit: usize) -> Result<Verified, E
         let tables = backend.read()?;
         let kept = sum(&head::load(&tables)?);
         match bucket_sum(&tables, bucket as u16) {
-            Err(Error::Disordered { .. }) => misplaced += 1,
+            Err(Error::Disordered { .. }) => note(Misplaced { count: 1, ..Misplaced::default() }),
             registers => judge(bucket, registers?, kept),
         }
     }
     // A row under a wrong key shows in the sums, and may be where nobody finds it though the order is kept.
-    if misplaced == 0 && !(wrong.is_empty() && pass.unreadable_count == 0) {
+    if in_order && !(wrong.is_empty() && pass.unreadable_count == 0) {
         for table in Table::ALL {
-            misplaced += order(backend, table, |tables, key, row| Ok(tables.get(table, key)? == Some(row)))?;
+            note(misplaced::find(backend, table, |tables, key, row| Ok(tables.get(table, key)? == Some(row)))?);
         }
     }
+    astray.sort_unstable();
+    astray.dedup();
     Ok(Verified {
         applied: after.applied,
         buckets: after.sums.buckets.to_vec(),
@@ -188,38 +198,10 @@ pub(super) fn verify(backend: &impl Backend, limit: usize) -> Result<Verified, E
         wrong,
         excess,
         misplaced,
+        astray,
         unreadable: pass.unreadable,
         unreadable_count: pass.unreadable_count,
     })
-}
-
-/// Visits all rows of a table, and counts those that are not above the one before, or that `visit` says are not in place.
-fn order<B: Backend>(
-    backend: &B,
-    table: Table,
-    mut visit: impl FnMut(&B::Reader<'_>, &[u8], &[u8]) -> Result<bool, Error>,
-) -> Result<u64, Error> {
-    let (mut misplaced, mut before) = (0, None::<Vec<u8>>);
-    let mut from = Some(Vec::new());
-    while let Some(start) = from {
-        let tables = backend.read()?;
-        let next = page(&tables, table, &start, |key, row| {
-            let in_place = visit(&tables, key, row)? && before.as_deref().is_none_or(|before| before < key);
-            misplaced += u64::from(!in_place);
-            let held = before.get_or_insert_default();
-            held.clear();
-            held.extend_from_slice(key);
-            Ok(())
-        });
-        from = match next {
-            Err(Error::Disordered { .. }) => {
-                misplaced += 1;
-                None
-            }
-            next => next?,
-        };
-    }
-    Ok(misplaced)
 }
 
 #[derive(Default)]

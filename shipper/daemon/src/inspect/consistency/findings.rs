@@ -23,8 +23,8 @@ pub(super) struct Findings {
     unlocated: bool,
     /// A comparison could not go down to inodes.
     failed: bool,
-    /// Sites whose store is damaged where it keeps its order.
-    rebuild: BTreeSet<String>,
+    /// Sites in whose store rows do not stand where their keys belong.
+    disordered: BTreeSet<String>,
     /// Sites with which a comparison went down to inodes, this one included.
     compared: BTreeSet<String>,
 }
@@ -78,9 +78,18 @@ impl Findings {
             return;
         }
         if here.misplaced > 0 {
-            self.rebuild.insert(site);
+            self.disordered.insert(site);
             self.unlocated = true;
             self.damage_here = misplaced(here);
+            for inode in &here.astray {
+                match self.of(*inode) {
+                    Some(found) => {
+                        found.damaged.insert(node.site().to_string());
+                        found.why = "a row of it, or the one before, does not stand where its key belongs".to_owned();
+                    }
+                    None => self.unnamed += 1,
+                }
+            }
             return;
         }
         let buckets = here.wrong.len();
@@ -93,9 +102,9 @@ impl Findings {
         self.unlocated |= here.wrong.iter().any(|bucket| !named.contains(bucket));
     }
 
-    /// Whether a site's store can be repaired as a whole alone.
-    pub(super) fn is_beyond_repair(&self, site: &str) -> bool {
-        self.rebuild.contains(site)
+    /// Whether rows of a site's store are not found where they belong.
+    pub(super) fn is_disordered(&self, site: &str) -> bool {
+        self.disordered.contains(site)
     }
 
     fn unreadable(&mut self, site: &str, verified: &Verified) {
@@ -142,7 +151,7 @@ impl Findings {
         let site = verdict.site.clone();
         self.unreadable(&site, there);
         if there.misplaced > 0 {
-            self.rebuild.insert(site.clone());
+            self.disordered.insert(site.clone());
         }
         let difference = match difference {
             Ok(difference) => {
@@ -229,7 +238,7 @@ impl Findings {
             undecided_count: self.undecided,
             damage_here: self.damage_here,
             names_complete: !self.unlocated && !self.failed && self.undecided == 0,
-            rebuild: self.rebuild.into_iter().collect(),
+            disordered: self.disordered.into_iter().collect(),
             ..reply
         }
     }
@@ -238,7 +247,7 @@ impl Findings {
 /// What is said of a store in which rows are not found where they belong.
 fn misplaced(store: &Verified) -> String {
     format!(
-        "{} rows do not stand where their keys belong, so that no inode of the store can be repaired alone: it has to be rebuilt",
+        "{} rows do not stand where their keys belong: near them nothing is found, and what is written goes astray",
         store.misplaced
     )
 }
@@ -322,8 +331,8 @@ mod tests {
         let mut findings = Findings::default();
         let difference = Err("rows".to_owned());
         findings.compared(&own(), (&Verified::default(), &there), &[], difference, &mut verdict);
-        assert!(verdict.verdict == "DIFFER" && verdict.why.contains("has to be rebuilt"), "{verdict:?}");
-        assert_eq!(findings.fill(&own(), v1::ConsistencyReply::default()).rebuild, ["site-b"]);
+        assert!(verdict.verdict == "DIFFER" && verdict.why.contains("do not stand where"), "{verdict:?}");
+        assert_eq!(findings.fill(&own(), v1::ConsistencyReply::default()).disordered, ["site-b"]);
     }
 
     /// Digests that were the same at some cursor are no proof once registers could not be looked at.
