@@ -144,6 +144,10 @@ fn what_both_sites_of_a_cut_wrote_converges() {
     for site in [&one, &other] {
         assert_eq!(shown(site), 384 + 448 - lost_mode, "the other value holds at {site}: {lost:?}");
     }
+    // What was written to a file that the other site removed is no lost write; it is found at the removed inode.
+    assert!(!records.iter().any(|record| record["register"] == "mode" && record["inode_id"] == 7), "{records:#?}");
+    let removed = cluster.at(&one, &["admin", "meta", "lookup", "7", "--detailed"]);
+    assert!(removed.out.contains("(removed)") && removed.out.contains("0700"), "{removed:?}");
     // A deletion that lost is no ground to remove what has come in its place.
     let deletion = |record: &&Value| record["name"] == "doc" && record["value"] == "tombstone";
     let deletion = records.iter().find(deletion).unwrap_or_else(|| panic!("{records:#?}"));
