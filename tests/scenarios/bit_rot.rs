@@ -334,4 +334,22 @@ fn damage_at_both_sites_in_neighbours_is_repaired_from_each_other() {
     assert_eq!(said.code, 0, "{said:?}\n{}", cluster.logs());
     assert_eq!(target(&cluster, "site-a", other), OTHER_TARGET);
     cluster.expect_identical();
+
+    // No copy is right any more: nobody is blamed, and only who names one gets it.
+    damage(&cluster, "site-b", 0);
+    damage_at(&cluster, "site-a", TARGET, &|bytes, at| bytes[at] ^= 0x04);
+    cluster.wait_ready();
+    let (_, report) = check(&cluster, "site-a", &[]);
+    let found = &report["differing"]["inodes"][0];
+    assert_eq!((&found["inode"], &found["damaged"]), (&link.into(), &json!([])), "{report:#}");
+    assert!(found["why"].as_str().expect("a reason").ends_with("is not known"), "{report:#}");
+    for more in [&[][..], &["--force"]] {
+        let refused = resync(&cluster, "site-b", link, more).failed();
+        assert!(refused.contains("--from site-a --force"), "{refused}");
+    }
+    for (site, from) in [("site-b", &["--from", "site-a", "--force"][..]), ("site-a", &[])] {
+        let said = resync(&cluster, site, link, from);
+        assert_eq!(said.code, 0, "{said:?}\n{}", cluster.logs());
+    }
+    cluster.expect_identical();
 }

@@ -101,6 +101,9 @@ impl Resync<'_> {
                 self.node.site()
             ));
         };
+        if taken.is_empty() {
+            return Ok(());
+        }
         self.changed += taken.len() as u64;
         let inodes: Vec<String> = taken.iter().map(u64::to_string).collect();
         let text = format!(

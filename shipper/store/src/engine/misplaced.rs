@@ -17,6 +17,11 @@ pub(super) struct Misplaced {
     pub(super) inodes: Vec<u64>,
 }
 
+/// Whether a repair of inodes brings rows of a table back.
+fn may_go(table: Table) -> bool {
+    REGISTERS.contains(&table) || table == Table::Links
+}
+
 /// Inodes that are named for one table.
 const MAX_NAMED: usize = 16;
 
@@ -37,7 +42,7 @@ pub(super) fn find<B: Backend>(
             if !in_place || !in_order {
                 found.count += 1;
                 for key in before.as_deref().into_iter().filter(|_| !in_order).chain([key]) {
-                    if REGISTERS.contains(&table) && found.inodes.len() < MAX_NAMED {
+                    if may_go(table) && found.inodes.len() < MAX_NAMED {
                         found.inodes.extend(split_key(table, key).map(|(inode, _)| inode));
                     }
                 }
@@ -87,9 +92,8 @@ impl<B: Backend> Engine<B> {
         let mut txn = self.begin(Size { rows: limit, bytes: 0 }, &mut scratch)?;
         let mut out = Vec::new();
         for table in Table::ALL {
-            let may_go = REGISTERS.contains(&table) || table == Table::Links;
             while let Some((position, key)) = first(&txn.tables, table)? {
-                if !may_go || out.len() == limit {
+                if !may_go(table) || out.len() == limit {
                     return Ok(None);
                 }
                 txn.tables.delete_nth(table, position)?;

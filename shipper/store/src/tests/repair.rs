@@ -257,10 +257,13 @@ fn a_number_changed_in_the_file_is_repaired() {
     let path = place.path().join("data.mdb");
     let whole = std::fs::read(&path).unwrap();
     let (mut repaired, mut taken_out) = (0, 0);
-    for (inode, bit) in [2, 3, 103, 160, 217].into_iter().flat_map(|inode| (0..64).map(move |bit| (inode, bit))) {
-        let (table, key, row) = rows(&sound, inode).remove(0);
-        let node = [&key[..], &row].concat();
-        let (_, ghost, wrong) = moved(&key, bit);
+    let all = [1, 2, 3, 103, 160, 217].into_iter().flat_map(|inode| rows(&sound, inode));
+    // Of each kind of row some, and each bit of the number.
+    let all: Vec<_> = all.enumerate().filter(|(at, (table, ..))| *table != Table::Dentries || at % 16 == 0).collect();
+    for ((_, (table, key, row)), bit) in all.iter().flat_map(|row| (0..64).map(move |bit| (row, bit))) {
+        let (inode, ..) = moved(key, bit);
+        let node = [&key[..], &row[..]].concat();
+        let (_, ghost, wrong) = moved(key, bit);
         let mut bytes = whole.clone();
         let places: Vec<usize> = (0..bytes.len() - node.len()).filter(|at| bytes[*at..].starts_with(&node)).collect();
         assert!(!places.is_empty(), "{table} {key:?}");
@@ -271,25 +274,25 @@ fn a_number_changed_in_the_file_is_repaired() {
         let damaged = crate::HeedStore::open(&options).unwrap();
         let verified = damaged.verify(10).unwrap();
         assert!(!verified.is_sound(), "{inode} bit {bit}");
-        let mut all = vec![ghost, inode];
+        let mut numbers = vec![ghost, inode];
         if verified.misplaced > 0 {
             assert!(!verified.astray.is_empty(), "{inode} bit {bit}");
             let taken = damaged.take_out_misplaced(4).unwrap().expect("some");
             assert!(taken.len() == 1 && verified.astray.contains(&taken[0]), "{taken:?} {verified:?}");
-            all.extend(taken);
+            numbers.extend(taken);
             taken_out += 1;
         }
         assert_eq!(damaged.verify(10).unwrap().misplaced, 0, "{inode} bit {bit}");
         let before = differing(&sound, &damaged);
-        assert!(before.is_subset(&all.iter().copied().collect()), "{before:?} {all:?}");
-        for number in all {
+        assert!(before.is_subset(&numbers.iter().copied().collect()), "{before:?} {numbers:?}");
+        for number in numbers {
             repair(&sound, &damaged, number, 1 << 20);
         }
         assert!(is_sound(&damaged), "{inode} bit {bit}: {:?} {:?}", damaged.verify(10), damaged.structure(10));
         assert_eq!(damaged.digest(), sound.digest());
         repaired += 1;
     }
-    assert!(repaired == 5 * 64 && taken_out > 0, "{repaired} and {taken_out}");
+    assert!(repaired == 64 * all.len() && taken_out > 0, "{repaired} and {taken_out}");
 }
 
 /// Inodes in which two stores differ.
