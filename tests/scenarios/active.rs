@@ -14,14 +14,16 @@ const TREE: &str = r#"{"mkdir":{"parent":0,"name":"/","inode":1}}
 {"mkdir":{"parent":1,"name":"e","inode":3}}
 {"create":{"parent":1,"name":"f","inode":7,"kind":"file","mode":420}}
 {"create":{"parent":1,"name":"g","inode":8,"kind":"file","mode":420}}
+{"create":{"parent":1,"name":"doc","inode":40,"kind":"file","mode":420}}
 "#;
-/// The same names, a directory into the other, a file that goes here and is changed there: at the one site ...
+/// The same names, a directory into the other, a file that goes here and is changed there, one that goes at both and comes anew at one: at the one site ...
 const ONE: &str = r#"{"create":{"parent":1,"name":"new","inode":20,"kind":"file","mode":384}}
 {"mkdir":{"parent":1,"name":"dir","inode":21}}
 {"create":{"parent":21,"name":"in","inode":22,"kind":"file","mode":384}}
 {"rename":{"from_parent":1,"from_name":"d","to_parent":3,"to_name":"d","inode":2,"kind":"directory"}}
 {"unlink":{"parent":1,"name":"f","inode":7,"last":true}}
 {"set_attr":{"inode":8,"mode":384}}
+{"unlink":{"parent":1,"name":"doc","inode":40,"last":true}}
 "#;
 /// ... and at the other, later.
 const OTHER: &str = r#"{"create":{"parent":1,"name":"new","inode":30,"kind":"file","mode":448}}
@@ -30,6 +32,8 @@ const OTHER: &str = r#"{"create":{"parent":1,"name":"new","inode":30,"kind":"fil
 {"rename":{"from_parent":1,"from_name":"e","to_parent":2,"to_name":"e","inode":3,"kind":"directory"}}
 {"set_attr":{"inode":7,"mode":448}}
 {"set_attr":{"inode":8,"mode":448}}
+{"unlink":{"parent":1,"name":"doc","inode":40,"last":true}}
+{"create":{"parent":1,"name":"doc","inode":41,"kind":"file","mode":448}}
 "#;
 
 impl Cluster {
@@ -144,6 +148,20 @@ fn what_both_sites_of_a_cut_wrote_converges() {
     for site in [&one, &other] {
         assert_eq!(shown(site), 384 + 448 - lost_mode, "the other value holds at {site}: {lost:?}");
     }
+    // What was written to a file that the other site removed is no lost write; it is found at the removed inode.
+    assert!(!records.iter().any(|record| record["register"] == "mode" && record["inode_id"] == 7), "{records:#?}");
+    let removed = cluster.at(&one, &["admin", "meta", "lookup", "7", "--detailed"]);
+    assert!(removed.out.contains("(removed)") && removed.out.contains("0700"), "{removed:?}");
+    // A deletion that lost is no ground to remove what has come in its place.
+    let deletion = |record: &&Value| record["name"] == "doc" && record["value"] == "tombstone";
+    let deletion = records.iter().find(deletion).unwrap_or_else(|| panic!("{records:#?}"));
+    for more in [&[][..], &["--force"]] {
+        let event = deletion["event"].as_str().expect("a name");
+        let said = cluster.audit(&other, &[&["restore", event], more].concat());
+        let names = said.err.contains("inode 40") && said.err.contains("inode 41");
+        assert!(said.code == 1 && names, "{said:?}\n{}", cluster.logs());
+    }
+    assert_eq!(cluster.at(&one, &["admin", "meta", "lookup", "41", "-o", "json"]).json()["mode"], 448);
     let event = mode["event"].as_str().expect("a name");
     let said = cluster.audit(&other, &["restore", event]);
     assert_eq!(said.code, 0, "{said:?}");

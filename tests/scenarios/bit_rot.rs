@@ -10,6 +10,8 @@ use crate::load::{Load, RATE};
 use crate::process::Said;
 
 const TARGET: &str = "where-nothing-else-points-to";
+/// That of another link, in the same directory.
+const OTHER_TARGET: &str = "where-but-one-more-points-to";
 /// From a link's target back to the set of its fields: length, device, kind, mark, a version, number of versions, set.
 const SET_OF_FIELDS: usize = 4 + 33 + 2;
 
@@ -21,6 +23,7 @@ fn tree(place: &Path) -> io::Result<()> {
             fs::write(place.join(directory).join(file.to_string()), b"x")?;
         }
     }
+    std::os::unix::fs::symlink(OTHER_TARGET, place.join("d/other"))?;
     std::os::unix::fs::symlink(TARGET, place.join("d/link"))
 }
 
@@ -30,24 +33,34 @@ fn cluster_with_a_link(place: &Path) -> (Cluster, u64) {
     tree(place).unwrap();
     cluster.import(place).ok();
     cluster.expect_identical();
+    let inode = inode_of(&cluster, "/d/link");
+    (cluster, inode)
+}
+
+/// The inode that a path below `/d` leads to.
+fn inode_of(cluster: &Cluster, path: &str) -> u64 {
     let listed = cluster.at("site-a", &["admin", "meta", "ls", "/d", "-o", "jsonl"]).ok();
     let entries: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let link = entries.iter().find(|entry| entry["path"] == "/d/link").expect("the link");
-    let inode = link["inode"].as_u64().expect("a number");
-    (cluster, inode)
+    let entry = entries.iter().find(|entry| entry["path"] == path).expect("the entry");
+    entry["inode"].as_u64().expect("a number")
 }
 
 /// Flips a bit of the byte `back` before every place where the store's file has the link's target. Pages that the
 /// store no longer uses may hold it too.
 fn damage(cluster: &Cluster, site: &str, back: usize) {
+    damage_at(cluster, site, TARGET, &|bytes, at| bytes[at - back] ^= if back == 0 { 0x02 } else { 0x80 });
+}
+
+/// Changes the store's file wherever it has these bytes.
+fn damage_at(cluster: &Cluster, site: &str, what: &str, change: &dyn Fn(&mut [u8], usize)) {
     cluster.stop(site);
     let path = cluster.path(site, "state/meta/data.mdb");
     let mut bytes = fs::read(&path).unwrap();
     let places: Vec<usize> =
-        (0..bytes.len() - TARGET.len()).filter(|at| bytes[*at..].starts_with(TARGET.as_bytes())).collect();
-    assert!(!places.is_empty(), "the store does not hold the link's target");
+        (0..bytes.len() - what.len()).filter(|at| bytes[*at..].starts_with(what.as_bytes())).collect();
+    assert!(!places.is_empty(), "the store does not hold {what}");
     for at in places {
-        bytes[at - back] ^= if back == 0 { 0x02 } else { 0x80 };
+        change(&mut bytes, at);
     }
     fs::write(&path, bytes).unwrap();
     cluster.start(site);
@@ -263,4 +276,80 @@ fn a_structure_that_is_not_sound_is_repaired_by_entries() {
     }
     let (_, again) = check(&cluster, "site-a", &["--repair"]);
     assert_eq!(again["repairs"], json!([]), "{again:#}");
+}
+
+/// A bit of the number under which a row stands: the sites say that it stands out of order, nothing goes astray, and one
+/// command takes it out and fetches what it held.
+#[test]
+fn a_row_under_another_number_is_taken_out_and_comes_back() {
+    let place = tempfile::tempdir().unwrap();
+    let (cluster, inode) = cluster_with_a_link(place.path());
+    // Without its highest bit it is below all those that it stands among.
+    let lower = inode ^ 1 << inode.ilog2();
+    damage_at(&cluster, "site-b", TARGET, &|bytes, at| {
+        let from = at.saturating_sub(200);
+        let key = bytes[from..at].windows(8).rposition(|window| window == inode.to_be_bytes());
+        // A page that is not used any more may hold a part of the row alone.
+        if let Some(key) = key {
+            bytes[from + key..from + key + 8].copy_from_slice(&lower.to_be_bytes());
+        }
+    });
+    cluster.wait_ready();
+    for site in ["site-a", "site-b"] {
+        let (said, report) = check(&cluster, site, &[]);
+        assert_eq!((said.code, &report["disordered"]), (1, &json!(["site-b"])), "{site}: {report:#}");
+        assert!(said.err.contains("--repair on site-b") && said.err.contains("--force-rebuild"), "{said:?}");
+    }
+    let refused = resync(&cluster, "site-a", inode, &["--from", "site-b", "--force"]).failed();
+    assert!(refused.contains("do not stand where their keys belong"), "{refused}");
+    let (said, report) = check(&cluster, "site-b", &["--repair"]);
+    assert_eq!((said.code, &report["result"]), (0, &"MATCH".into()), "{said:?}\n{}", cluster.logs());
+    assert_eq!(target(&cluster, "site-b", inode), TARGET);
+    cluster.expect_identical();
+}
+
+/// Two sites, each damaged in another inode of the same part of the store: it is said which of the two is wrong at which
+/// site, and each is taken from the other, whatever is asked for.
+#[test]
+fn damage_at_both_sites_in_neighbours_is_repaired_from_each_other() {
+    let place = tempfile::tempdir().unwrap();
+    let (cluster, link) = cluster_with_a_link(place.path());
+    let other = inode_of(&cluster, "/d/other");
+    damage(&cluster, "site-b", 0);
+    damage_at(&cluster, "site-a", OTHER_TARGET, &|bytes, at| bytes[at] ^= 0x02);
+    cluster.wait_ready();
+    for site in ["site-a", "site-b"] {
+        let (said, report) = check(&cluster, site, &[]);
+        let found = report["differing"]["inodes"].as_array().expect("a list");
+        let damaged = |inode: u64| &found.iter().find(|found| found["inode"] == inode).expect("it is named")["damaged"];
+        assert_eq!((said.code, found.len()), (1, 2), "{site}: {report:#}");
+        assert_eq!((damaged(link), damaged(other)), (&json!(["site-b"]), &json!(["site-a"])), "{site}: {report:#}");
+    }
+    let refused = resync(&cluster, "site-a", link, &["--from", "site-b", "--force"]).failed();
+    assert!(refused.contains(&format!("inode {link} is right here")), "{refused}");
+    let said = resync(&cluster, "site-b", link, &["--from", "site-a", "--force"]);
+    assert_eq!(said.code, 0, "{said:?}\n{}", cluster.logs());
+    assert_eq!(target(&cluster, "site-b", link), TARGET);
+    let (said, _) = check(&cluster, "site-a", &["--repair"]);
+    assert_eq!(said.code, 0, "{said:?}\n{}", cluster.logs());
+    assert_eq!(target(&cluster, "site-a", other), OTHER_TARGET);
+    cluster.expect_identical();
+
+    // No copy is right any more: nobody is blamed, and only who names one gets it.
+    damage(&cluster, "site-b", 0);
+    damage_at(&cluster, "site-a", TARGET, &|bytes, at| bytes[at] ^= 0x04);
+    cluster.wait_ready();
+    let (_, report) = check(&cluster, "site-a", &[]);
+    let found = &report["differing"]["inodes"][0];
+    assert_eq!((&found["inode"], &found["damaged"]), (&link.into(), &json!([])), "{report:#}");
+    assert!(found["why"].as_str().expect("a reason").ends_with("is not known"), "{report:#}");
+    for more in [&[][..], &["--force"]] {
+        let refused = resync(&cluster, "site-b", link, more).failed();
+        assert!(refused.contains("--from site-a --force"), "{refused}");
+    }
+    for (site, from) in [("site-b", &["--from", "site-a", "--force"][..]), ("site-a", &[])] {
+        let said = resync(&cluster, site, link, from);
+        assert_eq!(said.code, 0, "{said:?}\n{}", cluster.logs());
+    }
+    cluster.expect_identical();
 }

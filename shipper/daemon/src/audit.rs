@@ -2,6 +2,7 @@
 //! for that thread; what it has no room for is derived again from the store, or counted and told.
 
 mod decisions;
+mod deletion;
 mod derive;
 mod events;
 mod exchange;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use cfs_model::Vector;
 use cfs_rpc::v1;
 use cfs_rpc::v1::peer_client::PeerClient;
-use cfs_store::verify::{Content, Contents, MAX_PLACES, Place};
+use cfs_store::verify::{Content, Contents, Differing, MAX_PLACES, Place};
 use tonic::transport::Channel;
 
 use crate::digests::wait_applied;
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(60);
 #[derive(Debug, Default)]
 pub(crate) struct Difference {
     /// The first `limit`, in order within each bucket.
-    pub(crate) inodes: Vec<u64>,
+    pub(crate) inodes: Vec<Differing>,
     /// All of them.
     pub(crate) count: u64,
     /// Those that were being written whenever they were looked at.
@@ -53,10 +53,10 @@ pub(crate) async fn differing(
             for step in round.steps() {
                 match step {
                     Step::Deeper(place) => open.push(place),
-                    Step::Differs(inode) => {
+                    Step::Differs(differing) => {
                         out.count += 1;
                         if out.inodes.len() < limit {
-                            out.inodes.push(inode);
+                            out.inodes.push(differing);
                         }
                     }
                     Step::Busy(place, inode) => {
@@ -83,7 +83,7 @@ enum Step {
     /// The two differ in something below.
     Deeper(Place),
     /// They differ in this inode.
-    Differs(u64),
+    Differs(Differing),
     /// The inode was written meanwhile. The place holds it alone, so that looking again counts no other twice.
     Busy(Place, u64),
 }
@@ -155,7 +155,9 @@ fn inodes(place: &Place, before: &[(u64, u128)], there: &[(u64, u128)], after: &
         if t == b || t == a {
             continue;
         }
-        out.push(if b == a { Step::Differs(inode) } else { Step::Busy(alone(place, inode), inode) });
+        let sum = |sum: Option<&u128>| sum.copied().unwrap_or_default();
+        let differing = Differing { inode, here: sum(b), there: sum(t) };
+        out.push(if b == a { Step::Differs(differing) } else { Step::Busy(alone(place, inode), inode) });
     }
 }
 

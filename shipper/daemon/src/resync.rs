@@ -16,9 +16,9 @@ use cfs_store::repair::{Error, Part, Repaired};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::descent;
 use crate::digests::wait_applied;
 use crate::node::Node;
+use crate::{descent, verify};
 use source::Source;
 
 /// How long the source may take to reach this site's position; nothing is applied here meanwhile.
@@ -29,6 +29,10 @@ const FETCH: Duration = Duration::from_secs(5);
 const CATCH_UP: Duration = Duration::from_secs(30);
 /// Other inodes of the same bucket that are named.
 const MAX_OTHERS: usize = 100;
+/// Rows out of place that are taken out one by one.
+const MAX_MISPLACED: usize = 16;
+/// What repairs a store as a whole.
+const REBUILD: &str = "cfs admin replication enroll --primary SITE --force-rebuild";
 
 /// Where progress is told.
 pub(crate) type Progress = mpsc::Sender<Result<v1::ResyncProgress, Status>>;
@@ -68,9 +72,13 @@ pub(crate) async fn resync(node: &Arc<Node>, request: &v1::ResyncRequest, out: &
 
 impl Resync<'_> {
     async fn run(&mut self, request: &v1::ResyncRequest) -> Result<(), String> {
-        let mut source = source::choose(self.node, request).await?;
+        let here = verify::verify(self.node).await.map_err(|status| status.message().to_owned())?;
+        let mut source = source::choose(self.node, request, &here).await?;
         self.source = source.site.clone();
         self.tell("SOURCE", format!("{}: {}", source.site, source.why)).await;
+        if here.misplaced > 0 {
+            self.take_out().await?;
+        }
         self.copy(&mut source).await?;
         let phase = if self.changed == 0 { "COMPARED" } else { "REPAIRED" };
         self.tell(
@@ -79,6 +87,33 @@ impl Resync<'_> {
         )
         .await;
         self.verify(&mut source).await
+    }
+
+    /// Takes out what does not stand where its key belongs: near that nothing is found, and nothing could be put in place.
+    async fn take_out(&mut self) -> Result<(), String> {
+        let store = self.node.store.clone();
+        let taken = tokio::task::spawn_blocking(move || store.take_out_misplaced(MAX_MISPLACED)).await;
+        let taken = taken.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let Some(taken) = taken else {
+            return Err(format!(
+                "more rows of the store of {} do not stand where their keys belong than can be repaired inode by inode; next: \
+                 rebuild the site: {REBUILD}",
+                self.node.site()
+            ));
+        };
+        if taken.is_empty() {
+            return Ok(());
+        }
+        self.changed += taken.len() as u64;
+        let inodes: Vec<String> = taken.iter().map(u64::to_string).collect();
+        let text = format!(
+            "{} rows that did not stand where their keys belong, under inode {}; what they held is missing now: `cfs admin \
+             meta consistency-check` says of which inodes, and --repair fetches it",
+            taken.len(),
+            inodes.join(", ")
+        );
+        self.tell("TAKEN OUT", text).await;
+        Ok(())
     }
 
     async fn copy(&mut self, source: &mut Source) -> Result<(), String> {
@@ -97,7 +132,8 @@ impl Resync<'_> {
         }
         if self.registers == 0 && self.changed == 0 {
             return Err(format!(
-                "nothing is known of inode {}, neither here nor at {}; next: `cfs admin meta ls -R /` lists what there is",
+                "nothing is known of inode {}, neither here nor at {}; next: `cfs admin meta ls -R /` lists what there is; \
+                 if `cfs admin meta consistency-check` names this one all the same, rebuild the site: {REBUILD}",
                 self.inode, source.site
             ));
         }
@@ -162,8 +198,8 @@ impl Resync<'_> {
         }
         let difference = descent::differing(self.node, &mut source.client, [bucket], MAX_OTHERS).await;
         let difference = difference.map_err(|why| unverified(&why))?;
-        if difference.inodes.contains(&self.inode) {
-            return Err(unverified("they still differ"));
+        if difference.inodes.iter().any(|differing| differing.inode == self.inode) {
+            return Err(unverified(&format!("they still differ; if they go on to, rebuild the site: {REBUILD}")));
         }
         if difference.count == 0 && difference.undecided > 0 {
             let text = format!(
@@ -174,9 +210,10 @@ impl Resync<'_> {
             return Ok(());
         }
         if difference.count > 0 {
-            let others: Vec<String> = difference.inodes.iter().take(10).map(u64::to_string).collect();
+            let others: Vec<String> = difference.inodes.iter().take(10).map(|d| d.inode.to_string()).collect();
             let text = format!(
-                "inode {} is that of {}; {} other inodes near it differ: {}; next: resync those too",
+                "inode {} is that of {}; {} other inodes near it differ: {}; next: resync each at the site where `cfs admin \
+                 meta consistency-check` says that it is damaged",
                 self.inode,
                 source.site,
                 difference.count,

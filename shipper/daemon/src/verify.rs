@@ -41,6 +41,7 @@ pub(crate) async fn answer_verify(node: &Arc<Node>, request: v1::VerifyRequest) 
         unreadable_count: verified.unreadable_count,
         rows: verified.rows,
         comparable,
+        misplaced: verified.misplaced,
     })
 }
 

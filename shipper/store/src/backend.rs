@@ -39,6 +39,8 @@ pub trait Write: Read {
     /// Inserts a row and answers true, or copies the value that the key already has to `existing` and answers false.
     fn insert(&mut self, table: Table, key: &[u8], value: &[u8], existing: &mut Vec<u8>) -> Result<bool, Error>;
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), Error>;
+    /// Deletes the row before which there are `position` others, wherever its key belongs.
+    fn delete_nth(&mut self, table: Table, position: u64) -> Result<(), Error>;
     /// Removes every row.
     fn clear(&mut self, table: Table) -> Result<(), Error>;
     fn commit(self) -> Result<(), Error>;

@@ -97,7 +97,7 @@ pub struct Lmdb {
     map_bytes: u64,
 }
 
-/// Opens the environment: the one place where the compiler's guarantees end.
+/// Opens the environment: here the compiler's guarantees end.
 ///
 /// A map is memory that others could change under our feet, so this is sound only while nobody else writes the files.
 /// The directory has mode 0700 and belongs to the shipper; LMDB's own lock file keeps its processes apart, and `heed`
@@ -329,6 +329,20 @@ impl Write for Writer<'_> {
 
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), Error> {
         self.tables[table as usize].delete(&mut self.txn, key).map(drop).map_err(|e| self.explain(e))
+    }
+
+    /// LMDB's cursor deletes where it stands, and compares no keys; the compiler cannot know that nothing points to the row.
+    #[allow(unsafe_code)]
+    fn delete_nth(&mut self, table: Table, position: u64) -> Result<(), Error> {
+        let mut rows = self.tables[table as usize].iter_mut(&mut self.txn)?;
+        for _ in 0..=position {
+            if rows.next().transpose()?.is_none() {
+                return Ok(());
+            }
+        }
+        // SAFETY: no key and no value that was read is kept.
+        unsafe { rows.del_current() }?;
+        Ok(())
     }
 
     fn clear(&mut self, table: Table) -> Result<(), Error> {

@@ -126,6 +126,14 @@ impl Write for Writer<'_> {
         Ok(())
     }
 
+    fn delete_nth(&mut self, table: Table, position: u64) -> Result<(), Error> {
+        let position = usize::try_from(position).unwrap_or(usize::MAX);
+        if let Some(key) = self.tables[table as usize].keys().nth(position).cloned() {
+            self.set(table, &key, None);
+        }
+        Ok(())
+    }
+
     fn clear(&mut self, table: Table) -> Result<(), Error> {
         let keys: Vec<Vec<u8>> = self.tables[table as usize].keys().cloned().collect();
         for key in keys {

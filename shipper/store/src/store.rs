@@ -126,6 +126,12 @@ pub trait Store: Send + Sync + 'static {
     /// [`Store::settle_bucket`].
     fn repair(&self, inode: u64, from: &[u8], part: &Part) -> Result<Repaired, repair::Error>;
 
+    /// Takes out the rows of registers and of names that do not stand where their keys belong, at most `limit`, so that others
+    /// are found again; what they held is to be repaired. Returns the inodes under whose numbers they stood; `None` when there
+    /// are more, or other rows too are misplaced: then nothing has changed. The digest kept stays. Others wait to write
+    /// meanwhile.
+    fn take_out_misplaced(&self, limit: usize) -> Result<Option<Vec<u64>>, Error>;
+
     /// Makes the digest kept of a bucket that of its registers. The caller knows that the registers are right. Returns
     /// whether it was another.
     fn settle_bucket(&self, bucket: u16) -> Result<bool, Error>;

@@ -106,6 +106,15 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// Rows do not stand in the order of their keys.
+    #[error(
+        "rows of table {table} of the metadata store do not stand where their keys belong, so that no inode can be repaired \
+         alone; next: rebuild the site: `cfs admin replication enroll --primary SITE --force-rebuild`"
+    )]
+    Disordered {
+        /// Where.
+        table: Table,
+    },
 }
 
 impl Error {

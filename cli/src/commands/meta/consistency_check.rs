@@ -19,6 +19,10 @@ use crate::{Context, client};
 const MATCH: &str = "MATCH";
 const DIFFER: &str = "DIFFER";
 const NOT_COMPARED: &str = "NOT COMPARED";
+/// How often `--repair` looks again for what damage had hidden.
+const MAX_ROUNDS: usize = 3;
+/// What repairs a store as a whole.
+pub(super) const REBUILD: &str = "cfs admin replication enroll --primary SITE --force-rebuild";
 /// Exit code of NOT COMPARED: nothing is known.
 const EXIT_NOT_COMPARED: u8 = 3;
 /// How long nothing may show.
@@ -51,6 +55,8 @@ pub struct Report {
     sites: Vec<SiteReport>,
     /// What is damaged in the store of the site that compared; empty: nothing was found.
     damage_here: String,
+    /// Sites in whose store rows do not stand where their keys belong.
+    disordered: Vec<String>,
     differing: Differing,
     structure: Structure,
     /// What `--repair` did before.
@@ -138,6 +144,7 @@ impl Report {
             names,
             sites: sites.collect(),
             damage_here: reply.damage_here,
+            disordered: reply.disordered,
             differing: Differing {
                 count: reply.differing_count,
                 undecided: reply.undecided_count,
@@ -192,9 +199,17 @@ impl Report {
 
     /// What repairs the damage found, for the person who reads; nothing when nothing is to be repaired.
     fn next(&self) -> Option<String> {
+        if !self.disordered.is_empty() {
+            let sites = self.disordered.join(" and ");
+            return Some(format!(
+                "cfs admin meta consistency-check --repair on {sites}; where that does not help, {REBUILD}"
+            ));
+        }
         let inode = self.differing.inodes.first()?;
         let place = match &inode.damaged[..] {
-            [] => "the site whose copy is wrong (compare `cfs admin meta lookup INODE --detailed` on both)".to_owned(),
+            [] => "the site whose copy is wrong, with --from SITE --force if no other one verifies (compare `cfs admin meta \
+                   lookup INODE --detailed` on both)"
+                .to_owned(),
             damaged => damaged.join(" and "),
         };
         Some(format!("cfs admin replication resync --inode {} on {place}", inode.inode))
@@ -310,9 +325,19 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut reply = found(&mut inspect, args.local, timeout).await?;
     let mut repairs = None;
     if args.repair {
-        let steps = repair::repair(context, &mut inspect, &reply).await?;
-        if !steps.is_empty() {
+        let mut steps = Vec::new();
+        // What was not found for damage near it shows when that is gone.
+        for _ in 0..MAX_ROUNDS {
+            let more = repair::repair(context, &mut inspect, &reply).await?;
+            if more.is_empty() {
+                break;
+            }
+            let goes_on = more.iter().any(|step| step.done) && !reply.disordered.is_empty();
+            steps.extend(more);
             reply = found(&mut inspect, args.local, timeout).await?;
+            if !goes_on {
+                break;
+            }
         }
         repairs = Some(steps);
     }
@@ -322,7 +347,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if let Some(next) = report.next() {
         anstream::eprintln!("next: {next}");
     }
-    if !report.structure.sound {
+    if !report.structure.sound && report.disordered.is_empty() {
         anstream::eprintln!(
             "warning: the structure is not sound: entries or inodes hang in the air; `cfs admin meta lookup INODE --detailed` shows \
              which journal entries wrote them, `cfs admin meta consistency-check --repair` mends it"
@@ -349,6 +374,13 @@ mod tests {
             sites: sites.collect(),
             ..ConsistencyReply::default()
         })
+    }
+
+    #[test]
+    fn a_store_out_of_order_is_named_with_both_ways() {
+        let reply = ConsistencyReply { disordered: vec!["site-b".to_owned()], ..ConsistencyReply::default() };
+        let next = Report::of(reply).next().expect("a way");
+        assert!(next.contains("--repair on site-b") && next.contains("--force-rebuild"), "{next}");
     }
 
     #[test]

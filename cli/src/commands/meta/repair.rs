@@ -8,6 +8,7 @@ use cfs_rpc::v1::{ConsistencyReply, ResyncRequest};
 use serde::Serialize;
 use tonic::transport::Channel;
 
+use super::consistency_check::REBUILD;
 use crate::Context;
 
 /// One thing that was done, or could not be.
@@ -16,7 +17,7 @@ pub(super) struct Step {
     /// `registers` or `structure`.
     what: &'static str,
     inode: u64,
-    done: bool,
+    pub(super) done: bool,
     text: String,
 }
 
@@ -45,16 +46,21 @@ pub(super) async fn repair(
                 Err(why) => step(false, why).tell(&mut steps),
             }
         } else if differing.damaged.is_empty() {
-            let text = "each site's copy fits the digest that it keeps; compare them with `cfs admin meta lookup` and \
-                        `resync --from SITE` where it is wrong";
-            step(false, text.to_owned()).tell(&mut steps);
+            let text = format!(
+                "{}; compare the copies with `cfs admin meta lookup`, and `resync --from SITE` where it is wrong, with --force \
+                 if SITE does not verify",
+                differing.why
+            );
+            step(false, text).tell(&mut steps);
         } else {
             let text = format!("it is damaged at {}; next: run this there", differing.damaged.join(" and "));
             step(false, text).tell(&mut steps);
         }
     }
     // What is derived from damaged registers is no ground for entries.
-    if steps.iter().all(|step| step.done) {
+    if !found.disordered.is_empty() {
+        anstream::eprintln!("where rows do not stand in order and this does not help: {REBUILD}");
+    } else if steps.iter().all(|step| step.done) {
         structure::repair(context, inspect, &mut steps).await?;
     } else if !found.structure.is_empty() {
         anstream::eprintln!("the structure is not repaired before all registers are");

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use cfs_audit::{Event, Kind as AuditKind, LostValue, Record, Severity};
+use cfs_journal::Journal;
 use cfs_model::op::{
     Attributes, Create, InodeKind, Link, Mkdir, Op, RemoveXattr, Rename, Rmdir, SetAttr, SetXattr, StreamPosition,
     Symlink, Time, Unlink, op::Kind,
@@ -20,6 +21,7 @@ use prost::Message;
 use tokio::sync::mpsc::UnboundedSender;
 use tonic::Status;
 
+use super::deletion::{self, Present, Removal};
 use crate::node::Node;
 use crate::path::commit::Work;
 use crate::restate;
@@ -50,19 +52,24 @@ fn register(record: &Record) -> Result<Register, String> {
     })
 }
 
+/// The entry that a record is about.
+fn entry_of(record: &Record) -> Result<(StreamId, Lsn), String> {
+    let stamp = record.event.stamp.ok_or("it has no stamp")?;
+    Ok((StreamId { site: SiteId(stamp.site), incarnation: Incarnation(stamp.incarnation) }, Lsn(stamp.lsn)))
+}
+
 /// Whether a later write has settled the matter: then the store says so, or has forgotten it.
 fn is_superseded(store: &dyn Store, record: &Record, register: Register) -> Result<bool, String> {
-    let stamp = record.event.stamp.ok_or("it has no stamp")?;
-    let stream = StreamId { site: SiteId(stamp.site), incarnation: Incarnation(stamp.incarnation) };
+    let (stream, lsn) = entry_of(record)?;
     // The row after the one before it.
-    let before = LostKey { register: register.clone(), stream, lsn: Lsn(stamp.lsn.saturating_sub(1)) };
+    let before = LostKey { register: register.clone(), stream, lsn: Lsn(lsn.0.saturating_sub(1)) };
     let found = store.lost(Some(&before), 1).map_err(|error| error.to_string())?;
-    let key = LostKey { register, stream, lsn: Lsn(stamp.lsn) };
+    let key = LostKey { register, stream, lsn };
     Ok(found.first().is_none_or(|lost| lost.key != key || lost.superseded))
 }
 
-/// The operation that writes the lost value of a record again. With `force` also one that a later write has settled.
-fn operation(store: &dyn Store, record: &Record, force: bool) -> Result<Op, String> {
+/// The operation that writes the lost value of a record again. With `force` also one that a later write has settled. Blocks.
+fn operation(store: &dyn Store, journal: &Journal, record: &Record, force: bool) -> Result<Op, String> {
     if record.event.kind != AuditKind::Conflict {
         return Err(format!("it is of kind {}: only a conflict has a value to restore", record.event.kind.word()));
     }
@@ -78,6 +85,11 @@ fn operation(store: &dyn Store, record: &Record, force: bool) -> Result<Op, Stri
             return Err(format!("inode {inode} does not exist any more: restore the event of its removal first"));
         }
         Register::Field(inode, field) => attribute(inode, field, value)?,
+        Register::Dentry(parent, name) if *value == LostValue::Tombstone => {
+            let (stream, lsn) = entry_of(record)?;
+            let removal = deletion::written(journal, stream, lsn)?.and_then(|op| Removal::by(&op, parent, &name));
+            removed(store, parent, name.into(), removal, force)?
+        }
         Register::Dentry(parent, name) => entry(store, parent, name.into(), value)?,
         Register::Xattr(inode, name) => match value {
             LostValue::BytesB64(value) => Kind::SetXattr(SetXattr { inode, name: name.into(), value: bytes(value)? }),
@@ -168,43 +180,37 @@ fn life(store: &dyn Store, inode: u64, value: &LostValue) -> Result<Kind, String
 }
 
 fn entry(store: &dyn Store, parent: u64, name: Bytes, value: &LostValue) -> Result<Kind, String> {
-    let present = store.entry(parent, &name).map_err(|error| error.to_string())?;
-    match value {
-        LostValue::Entry { inode, kind } => {
-            if !exists(store, *inode)? {
-                return Err(format!(
-                    "inode {inode}, which the entry pointed to, does not exist: the name would dangle"
-                ));
-            }
-            if *kind != DIRECTORY {
-                return Ok(Kind::Link(Link { parent, name, inode: *inode, kind: i32::from(*kind) }));
-            }
-            // A directory has one name: it moves back, from wherever it is now.
-            let (from_parent, from_name) = name_of(store, *inode, true).unwrap_or((parent, name.clone()));
-            Ok(Kind::Rename(Rename {
-                from_parent,
-                from_name,
-                to_parent: parent,
-                to_name: name,
-                inode: *inode,
-                kind: i32::from(*kind),
-                replaced: 0,
-            }))
-        }
-        LostValue::Tombstone => {
-            let present = present.ok_or("the name is gone already")?;
-            let inode = present.inode;
-            if present.kind == DIRECTORY {
-                if !is_empty(store, inode)? {
-                    return Err(format!("directory {inode} is not empty: empty it first"));
-                }
-                return Ok(Kind::Rmdir(Rmdir { parent, name, inode }));
-            }
-            let links = store.inode(inode).map_err(|error| error.to_string())?.map_or(1, |view| view.nlink);
-            Ok(Kind::Unlink(Unlink { parent, name, inode, last: links <= 1 }))
-        }
-        _ => Err("its value does not fit its register".into()),
+    let LostValue::Entry { inode, kind } = value else { return Err("its value does not fit its register".into()) };
+    if !exists(store, *inode)? {
+        return Err(format!("inode {inode}, which the entry pointed to, does not exist: the name would dangle"));
     }
+    if *kind != DIRECTORY {
+        return Ok(Kind::Link(Link { parent, name, inode: *inode, kind: i32::from(*kind) }));
+    }
+    // A directory has one name: it moves back, from wherever it is now.
+    let (from_parent, from_name) = name_of(store, *inode, true).unwrap_or((parent, name.clone()));
+    Ok(Kind::Rename(Rename {
+        from_parent,
+        from_name,
+        to_parent: parent,
+        to_name: name,
+        inode: *inode,
+        kind: i32::from(*kind),
+        replaced: 0,
+    }))
+}
+
+/// The name goes again, if it still leads to what the lost write took it from.
+fn removed(store: &dyn Store, parent: u64, name: Bytes, removal: Option<Removal>, force: bool) -> Result<Kind, String> {
+    let present = store.entry(parent, &name).map_err(|error| error.to_string())?.ok_or("the name is gone already")?;
+    let inode = present.inode;
+    let links = store.inode(inode).map_err(|error| error.to_string())?.map_or(1, |view| view.nlink);
+    let present = Present { inode, is_directory: present.kind == DIRECTORY, is_only_name: links <= 1 };
+    let kind = deletion::again((parent, name), present, removal, force)?;
+    if matches!(kind, Kind::Rmdir(_)) && !is_empty(store, inode)? {
+        return Err(format!("directory {inode} is not empty: empty it first"));
+    }
+    Ok(kind)
 }
 
 /// Writes the value of a lost write again, as a new entry, if this site is the primary; durable here on return, and audited.
@@ -224,7 +230,7 @@ pub(crate) async fn restore(
     let planned = tokio::task::spawn_blocking(move || {
         let record = cfs_audit::read::find(&here.audit.dir, &name).map_err(|error| error.to_string())?;
         let Some(record) = record else { return Ok(None) };
-        let op = operation(&*here.store, &record, force)?;
+        let op = operation(&*here.store, &here.journal, &record, force)?;
         Ok::<_, String>(Some((record, op)))
     });
     let (record, op) = match planned.await.map_err(|error| Status::internal(error.to_string()))? {

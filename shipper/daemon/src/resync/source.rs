@@ -9,11 +9,11 @@ use cfs_rpc::v1;
 use cfs_rpc::v1::peer_client::PeerClient;
 use cfs_shipper_core::caps::MAX_FRAME_BYTES;
 use cfs_store::digest::bucket_of;
-use cfs_store::verify::Place;
+use cfs_store::verify::{MAX_TRIED, Place, Verified, wrong_here};
 use tonic::transport::Channel;
 
 use crate::node::Node;
-use crate::{descent, dial, verify};
+use crate::{descent, dial};
 
 /// How long a site may take to read its registers.
 const PASS: Duration = Duration::from_secs(3600);
@@ -27,17 +27,19 @@ pub(super) struct Source {
     pub(super) client: PeerClient<Channel>,
     /// Why it was chosen.
     pub(super) why: String,
+    /// Whether all that it holds verifies.
+    is_whole: bool,
 }
 
-/// The site that was asked for, if it is sound; or one of those that are. The error says why there is none.
-pub(super) async fn choose(node: &Arc<Node>, request: &v1::ResyncRequest) -> Result<Source, String> {
+/// The site that was asked for, if it is sound; or one of those that are; or one whose copy of this inode is known to be
+/// right. `here` is what this site's own registers are like. The error says why there is none.
+pub(super) async fn choose(node: &Arc<Node>, request: &v1::ResyncRequest, here: &Verified) -> Result<Source, String> {
     let peers = if request.from.is_empty() { node.data_peers() } else { vec![named(node, &request.from)?] };
     if peers.is_empty() {
         return Err(format!("{} knows of no other site that holds data: there is nothing to repair from", node.site()));
     }
-    let asked = peers
-        .into_iter()
-        .map(|peer| async move { (peer.name.to_string(), examine(node, &peer, request.inode, request.force).await) });
+    let asked =
+        peers.into_iter().map(|peer| async move { (peer.name.to_string(), examine(node, &peer, request, here).await) });
     let (mut sound, mut refused) = (Vec::new(), Vec::new());
     for (site, answer) in futures::future::join_all(asked).await {
         match answer {
@@ -45,8 +47,12 @@ pub(super) async fn choose(node: &Arc<Node>, request: &v1::ResyncRequest) -> Res
             Err(why) => refused.push(format!("{site}: {why}")),
         }
     }
+    if here.misplaced > 0 {
+        // What is taken out here is all to come from there.
+        sound.retain(|source| source.is_whole);
+    }
     if sound.is_empty() {
-        return Err(nobody(node, &refused.join("; ")).await);
+        return Err(nobody(node, here, &refused.join("; ")));
     }
     agree(&mut sound, request.inode).await?;
     Ok(sound.swap_remove(0))
@@ -63,8 +69,16 @@ fn named(node: &Node, name: &str) -> Result<Peer, String> {
     })
 }
 
-/// Has a site read all its registers. With `force`, only those in the same bucket as the inode need be sound.
-async fn examine(node: &Arc<Node>, peer: &Peer, inode: u64, force: bool) -> Result<Source, String> {
+/// Has a site read all its registers. If some are damaged in the bucket of the inode, its copy is taken where the digest
+/// that this site keeps says that it is right. With `force`, damage in other buckets is no obstacle; and if the site was
+/// asked for by name, neither is damage of which nobody can tell whether it is in this inode.
+async fn examine(
+    node: &Arc<Node>,
+    peer: &Peer,
+    request: &v1::ResyncRequest,
+    here: &Verified,
+) -> Result<Source, String> {
+    let (inode, force) = (request.inode, request.force);
     let site = peer.name.to_string();
     let channel = dial::peer(node, peer).await?;
     let mut client = PeerClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
@@ -76,38 +90,87 @@ async fn examine(node: &Arc<Node>, peer: &Peer, inode: u64, force: bool) -> Resu
     if !reply.comparable {
         return Err("it is not complete itself: a snapshot or a forgetting is under way".to_owned());
     }
+    if reply.misplaced > 0 {
+        return Err("rows of its store do not stand where their keys belong: it has to be rebuilt itself".to_owned());
+    }
     if reply.wrong.is_empty() && reply.unreadable_count == 0 {
         return Ok(Source {
             site,
             client,
+            is_whole: true,
             why: format!("all {} of its rows have the digest that it keeps", reply.rows),
         });
     }
-    let here = reply.wrong.contains(&u32::from(bucket_of(inode))) || reply.unreadable.contains(&inode);
+    let near = reply.wrong.contains(&u32::from(bucket_of(inode)));
     let damage = format!(
         "it is damaged itself: {} buckets of its registers do not have the digest that it keeps, {} registers do not decode",
         reply.wrong.len(),
         reply.unreadable_count
     );
-    match (here, force) {
-        (false, true) => Ok(Source { site, client, why: format!("{damage}, none near inode {inode}; taken by force") }),
-        (true, true) => Err(format!("{damage}, near inode {inode} too")),
-        (_, false) => Err(damage),
+    if reply.unreadable.contains(&inode) {
+        return Err(format!("{damage}, some of inode {inode} itself"));
+    }
+    let copy = if near && here.misplaced == 0 { copy_of(node, &mut client, here, inode).await } else { Copy::Unknown };
+    match (copy, near, force) {
+        (Copy::Right, ..) => {
+            let why = format!("{damage}; but with its copy of inode {inode} those of {} have theirs", node.site());
+            Ok(Source { site, client, why, is_whole: false })
+        }
+        (Copy::Wrong, ..) => {
+            Err(format!("{damage}, and by the digest that {} keeps inode {inode} is right here", node.site()))
+        }
+        (Copy::Unknown, false, true) => Ok(Source {
+            site,
+            client,
+            is_whole: false,
+            why: format!("{damage}, none near inode {inode}; taken by force"),
+        }),
+        (Copy::Unknown, true, true) if !request.from.is_empty() => {
+            let why = format!("{damage}, some in inode {inode} or near it, which is not known; taken by force");
+            Ok(Source { site, client, why, is_whole: false })
+        }
+        (Copy::Unknown, true, _) => Err(format!(
+            "{damage}, some in inode {inode} or near it: its copy is taken with --from {site} --force alone"
+        )),
+        (Copy::Unknown, false, false) => Err(damage),
+    }
+}
+
+/// What is known of another site's copy of an inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copy {
+    Right,
+    Wrong,
+    Unknown,
+}
+
+/// Judges another site's copy of an inode by the digest that this site keeps.
+async fn copy_of(node: &Arc<Node>, client: &mut PeerClient<Channel>, here: &Verified, inode: u64) -> Copy {
+    let bucket = bucket_of(inode);
+    let Ok(difference) = descent::differing(node, client, [bucket], MAX_TRIED + 1).await else { return Copy::Unknown };
+    if difference.undecided > 0 || !difference.inodes.iter().any(|differing| differing.inode == inode) {
+        return Copy::Unknown;
+    }
+    match wrong_here(here.excess_of(bucket), &difference.inodes) {
+        Some(wrong) if wrong.contains(&inode) => Copy::Right,
+        Some(_) => Copy::Wrong,
+        None => Copy::Unknown,
     }
 }
 
 /// What to say when no other site will do.
-async fn nobody(node: &Arc<Node>, refused: &str) -> String {
-    let here = match verify::verify(node).await {
-        Ok(here) if here.is_sound() => format!(
+fn nobody(node: &Node, here: &Verified, refused: &str) -> String {
+    let here = if here.is_sound() {
+        format!(
             "the copy of {} is the only one that verifies, so it stays as it is; next: run resync at the other site",
             node.site()
-        ),
-        _ => format!(
-            "the copy of {} does not verify either; next: repair the other site first, or take it with --force if its \
-             damage is elsewhere",
+        )
+    } else {
+        format!(
+            "the copy of {} does not verify either; next: repair the other site first, or take it with --from SITE --force \
+             if its damage is elsewhere",
             node.site()
-        ),
+        )
     };
     format!("no other site has a copy that verifies ({refused}); {here}")
 }

@@ -10,6 +10,7 @@ mod inode;
 mod install;
 mod losing;
 mod lost;
+mod misplaced;
 mod named;
 mod paths;
 mod read;
@@ -212,6 +213,10 @@ impl<B: Backend> Store for Engine<B> {
 
     fn repair(&self, inode: u64, from: &[u8], part: &Part) -> Result<Repaired, crate::repair::Error> {
         self.repair_part(inode, from, part)
+    }
+
+    fn take_out_misplaced(&self, limit: usize) -> Result<Option<Vec<u64>>, Error> {
+        self.take_out(limit)
     }
 
     fn settle_bucket(&self, bucket: u16) -> Result<bool, Error> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cfs_shipper_core::merge::{Dentry, Inode, Xattr};
 
 use super::head::{self, Head};
+use super::misplaced::{self, Misplaced};
 use crate::backend::{Backend, Read, Scan};
 use crate::digest::{BUCKETS, Recomputed, Sums, bucket_of, hash, next_in_bucket};
 use crate::pace;
@@ -15,7 +16,8 @@ use crate::verify::{Content, Contents, MAX_DEPTH, MAX_LISTED, Place, Verified};
 /// Rows that one read transaction of a check covers: a reader that stays would keep pages from being used again.
 const ROWS_PER_READ: usize = 8192;
 
-/// Visits the rows of one read transaction of a check, from the first key at or above `from`. Returns where the next one begins.
+/// Visits the rows of one read transaction of a check, from the first key at or above `from`. Returns where the next one
+/// begins; fails where that is not further on.
 pub(super) fn page(
     tables: &impl Read,
     table: Table,
@@ -32,6 +34,9 @@ pub(super) fn page(
         visit(key, row)?;
         Ok(Scan::More)
     })?;
+    if next.as_deref().is_some_and(|next| next <= from) {
+        return Err(Error::Disordered { table });
+    }
     Ok(next)
 }
 
@@ -74,6 +79,9 @@ fn next_inode(tables: &impl Read, bucket: u16, from: u64) -> Result<Option<u64>,
         for table in REGISTERS {
             tables.scan(table, &inode_key(start), &mut |key, _| {
                 let (inode, _) = split_key(table, key)?;
+                if inode < start {
+                    return Err(Error::Disordered { table });
+                }
                 nearest = Some(nearest.map_or(inode, |n: u64| n.min(inode)));
                 Ok(Scan::Stop)
             })?;
@@ -140,33 +148,59 @@ pub(super) fn bucket_sum(tables: &impl Read, bucket: u16) -> Result<u128, Error>
 pub(super) fn verify(backend: &impl Backend, limit: usize) -> Result<Verified, Error> {
     let before = head::load(&backend.read()?)?;
     let mut pass = Pass { limit, ..Pass::default() };
-    for table in REGISTERS {
-        let mut from = Some(Vec::new());
-        while let Some(start) = from {
-            from = page(&backend.read()?, table, &start, |key, row| pass.row(table, key, row))?;
-        }
+    let (mut misplaced, mut astray) = (0, Vec::new());
+    let mut in_order = true;
+    let mut note = |found: Misplaced| {
+        misplaced += found.count;
+        astray.extend(found.inodes);
+    };
+    for table in Table::ALL {
+        let found = misplaced::find(backend, table, |_, key, row| {
+            if REGISTERS.contains(&table) {
+                pass.row(table, key, row)?;
+            }
+            Ok(true)
+        })?;
+        in_order &= found.count == 0;
+        note(found);
     }
     let after = head::load(&backend.read()?)?;
-    let mut wrong = Vec::new();
+    let (mut wrong, mut excess) = (Vec::new(), Vec::new());
+    let mut judge = |bucket: usize, registers: u128, kept: u128| {
+        if registers != kept {
+            wrong.push(bucket as u16);
+            excess.push(registers.wrapping_sub(kept));
+        }
+    };
     for bucket in 0..BUCKETS {
         let sum = |head: &Head| head.sums.buckets[bucket];
         if sum(&before) == sum(&after) {
-            if pass.sums.buckets[bucket] != sum(&before) {
-                wrong.push(bucket as u16);
-            }
+            judge(bucket, pass.sums.buckets[bucket], sum(&before));
             continue;
         }
         let tables = backend.read()?;
         let kept = sum(&head::load(&tables)?);
-        if bucket_sum(&tables, bucket as u16)? != kept {
-            wrong.push(bucket as u16);
+        match bucket_sum(&tables, bucket as u16) {
+            Err(Error::Disordered { .. }) => note(Misplaced { count: 1, ..Misplaced::default() }),
+            registers => judge(bucket, registers?, kept),
         }
     }
+    // A row under a wrong key shows in the sums, and may be where nobody finds it though the order is kept.
+    if in_order && !(wrong.is_empty() && pass.unreadable_count == 0) {
+        for table in Table::ALL {
+            note(misplaced::find(backend, table, |tables, key, row| Ok(tables.get(table, key)? == Some(row)))?);
+        }
+    }
+    astray.sort_unstable();
+    astray.dedup();
     Ok(Verified {
         applied: after.applied,
         buckets: after.sums.buckets.to_vec(),
         rows: pass.rows,
         wrong,
+        excess,
+        misplaced,
+        astray,
         unreadable: pass.unreadable,
         unreadable_count: pass.unreadable_count,
     })

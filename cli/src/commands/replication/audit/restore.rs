@@ -18,7 +18,8 @@ pub(super) struct Args {
     /// The event of a conflict, as in its record: lost-...
     #[arg(value_name = "EVENT")]
     event: String,
-    /// Also if a later write, whose writer had seen both, has settled it
+    /// Also if a later write, whose writer had seen both, has settled it; and a deletion of which it is not known any more
+    /// what it removed, or that leaves the inode without a name
     #[arg(long)]
     force: bool,
 }

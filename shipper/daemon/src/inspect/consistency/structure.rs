@@ -58,6 +58,15 @@ pub(super) async fn check(node: &Arc<Node>, findings: &mut Findings) -> Result<v
     })
 }
 
+/// What is said of a store in which rows are not found where they belong.
+pub(super) fn not_checked(node: &Node) -> v1::ConsistencyReply {
+    v1::ConsistencyReply {
+        site: node.site().to_string(),
+        problems: vec!["the structure was not checked: rows of this store are not found where they belong".to_owned()],
+        ..v1::ConsistencyReply::default()
+    }
+}
+
 /// What entries could mend, one by one.
 fn findings_of(report: &StructureReport) -> Vec<v1::StructureFinding> {
     let inode = |kind: &'static str, inodes: &[u64]| {
