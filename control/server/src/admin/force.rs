@@ -77,7 +77,8 @@ async fn has_majority(control: &Arc<Control>) -> bool {
         return false;
     }
     if control.lead().is_none() {
-        return node.leader_age_ms() < LEADER_MS;
+        // One that was lost a moment ago is found out by asking.
+        return node.leader_age_ms() < LEADER_MS && !matches!(status::quorum_of(control), Quorum::Silent(_));
     }
     tokio::time::timeout(ROUND_LIMIT, node.read_index()).await.is_ok_and(|round| round.is_ok())
 }

@@ -128,7 +128,7 @@ impl Session {
 
     /// Ends the session if no streams are exchanged with the site.
     fn check_apart(&self) -> Result<(), Status> {
-        let id = self.node.peers.lock().get(&self.site).map(|peer| peer.id);
+        let id = self.node.known_peers().into_iter().find(|peer| peer.name == self.site).map(|peer| peer.id);
         match id.and_then(|id| self.node.governed.directed().kept_apart_from(id)) {
             Some(why) => Err(Status::failed_precondition(format!("{} refuses {}: {why}", self.node.site(), self.site))),
             None => Ok(()),

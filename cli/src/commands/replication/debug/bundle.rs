@@ -109,7 +109,10 @@ pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCod
     let (config, began, now) = (context.config()?, Instant::now(), Zoned::now());
     let since = moment::parse(&args.since, &now).map_err(|why| {
         let next = r#"write it as 30m, "1 hour ago", 2026-01-31 or 2026-01-31T12:00:00Z"#;
-        Refusal { usage: true, ..Refusal::new("CFS-E141", format!("--since {:?} is not usable", args.since), why, next) }
+        Refusal {
+            usage: true,
+            ..Refusal::new("CFS-E141", format!("--since {:?} is not usable", args.since), why, next)
+        }
     })?;
     let name = name_of(&config, now.timestamp());
     let file = place(args.file, &name);
