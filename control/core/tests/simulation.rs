@@ -276,7 +276,7 @@ fn why_not(world: &World, id: SiteId) -> String {
 }
 
 fn seeds() -> (Vec<u64>, bool) {
-    let text = std::env::var("CFS_SIM_SEEDS").unwrap_or_else(|_| "1..16".to_owned());
+    let text = std::env::var("CFS_SIM_SEEDS").unwrap_or_else(|_| "1..48".to_owned());
     match text.split_once("..") {
         Some((first, end)) => ((first.parse().expect("a seed")..end.parse().expect("a seed")).collect(), false),
         None => (vec![text.parse().expect("a seed")], true),

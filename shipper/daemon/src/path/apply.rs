@@ -19,6 +19,8 @@ use crate::node::Node;
 const READ_BYTES: usize = 1024 * 1024;
 /// After a failure, and to take up streams that appeared.
 const PAUSE: Duration = Duration::from_millis(250);
+/// A site that is being enrolled rests after each transaction as long as that took, at most this.
+const MAX_REST: Duration = Duration::from_millis(50);
 
 /// Runs for as long as the process lives. Blocks: give it a thread of its own.
 pub(crate) async fn apply_all(node: Arc<Node>) {
@@ -26,9 +28,15 @@ pub(crate) async fn apply_all(node: Arc<Node>) {
     let mut apply = Apply { node: node.clone(), feeds: BTreeMap::new() };
     loop {
         let turn = node.applying.lock().await;
+        let began_ns = node.boot_ns();
         let step = apply.step();
         drop(turn);
         match step {
+            // Nobody waits for a site that is being enrolled, and somebody may for what runs beside it.
+            Step::Progress if node.bootstrap.is_under_way() => {
+                let took = Duration::from_nanos(node.boot_ns() - began_ns);
+                tokio::time::sleep(took.min(MAX_REST)).await;
+            }
             Step::Progress => {}
             Step::Nothing => tokio::select! {
                 () = durable.changed() => {}
