@@ -103,3 +103,53 @@ fn was_away_for_two_minutes(cluster: &Cluster, site: &str) {
     value["boot_ms"] = alive_ms.checked_sub(120_000).expect("the machine has run for two minutes").into();
     fs::write(&mark, value.to_string()).expect("written");
 }
+
+/// Invariants 4 and 5: a site is removed by force while it holds acknowledged entries that nobody else has. What comes after the
+/// end of its stream is taken by nobody: enrolled again it copies a store, its old data stay, and it can be primary.
+#[test]
+fn a_removed_site_that_held_more_comes_back_with_the_others_store() {
+    let cluster = Cluster::up_with_witness();
+    cluster.append_ops("site-a", "{\"mkdir\":{\"parent\":0,\"name\":\"/\",\"inode\":1,\"mode\":493}}\n");
+    cluster.converge();
+    cluster.partition("site-a", "site-b");
+    // What is on its way may still arrive.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    cluster.append_ops("site-a", "{\"mkdir\":{\"parent\":1,\"name\":\"alone\",\"inode\":12,\"mode\":493}}\n");
+    cluster.kill_at_once("site-a");
+    cluster.heal();
+    cluster.wait_status("site-b", "READY", PATIENCE);
+    eventually("site-b to be primary", PATIENCE, || {
+        let status = cluster.status("site-b");
+        if status["role"] == "PRIMARY" { Ok(()) } else { Err(format!("{status:#}")) }
+    });
+    eventually("site-a to be removed", PATIENCE, || {
+        let said = cluster.admin("site-b", &["remove", "site-a", "--force", "--yes"]);
+        if said.code == 0 { Ok(()) } else { Err(format!("{said:?}")) }
+    });
+    eventually("its stream to be closed", PATIENCE, || {
+        let said = cluster.admin("site-b", &["history", "--events"]);
+        if said.out.contains("stream 1.1 ends at") { Ok(()) } else { Err(format!("{said:?}\n{}", cluster.logs())) }
+    });
+    let _ = cluster.dev(&["start", "site-a"]);
+    cluster.wait_status("site-a", "REMOVED", PATIENCE);
+    for words in [&["failover", "--to", "site-b", "--dry-run"][..], &["remove", "site-b", "--yes"]] {
+        let refused = cluster.admin("site-a", words);
+        let says = refused.err.contains("[REMOVED]") && refused.err.contains("enroll --primary site-b");
+        assert!(refused.code != 0 && says, "{words:?}: {refused:?}");
+    }
+    let enrolled = cluster.admin("site-a", &["enroll", "--primary", "site-b"]);
+    assert_eq!(enrolled.code, 0, "{enrolled:?}\n{}", cluster.logs());
+    eventually("site-a to hold what site-b holds", 2 * PATIENCE, || {
+        let said = cluster.admin("site-a", &["bootstrap-status", "-o", "json"]);
+        let done = said.out.contains("\"COMPLETE\"") && cluster.status("site-a")["status"] == "READY";
+        if done { Ok(()) } else { Err(format!("{said:?}\n{}", cluster.logs())) }
+    });
+    let aside = cluster.admin("site-a", &["bootstrap-status"]);
+    assert!(aside.out.contains("before-rebuild") && aside.out.contains("closed it at"), "{aside:?}");
+    cluster.expect_identical();
+
+    let moved = cluster.admin("site-b", &["failover", "--to", "site-a", "--yes"]);
+    assert_eq!(moved.code, 0, "{moved:?}\n{}", cluster.logs());
+    cluster.append_ops("site-a", "{\"mkdir\":{\"parent\":1,\"name\":\"again\",\"inode\":13,\"mode\":493}}\n");
+    cluster.expect_identical();
+}

@@ -267,7 +267,7 @@ fn a_forced_failover_on_the_wrong_site_seals_it_and_names_the_command() {
     let health = cluster.admin("site-b", &["health"]);
     assert!(health.out.contains(why) && !health.out.contains("CFS-H006"), "{health:?}");
     let repeated = cluster.admin("site-b", &words);
-    assert!(repeated.code != 0 && repeated.err.contains(command), "{repeated:?}");
+    assert!(repeated.code == 0 && repeated.out.contains(command), "{repeated:?}");
     let plan = cluster.admin("site-b", &["failover", "--force", "--to", "site-a", "--dry-run", "-o", "json"]).json();
     assert!(plan["predicted_gap_ms"].is_null(), "{plan:#}");
 
@@ -318,11 +318,9 @@ fn the_old_primary_is_sealed_by_the_command_for_the_site_that_was_forced() {
         if sealed { Ok(()) } else { Err(format!("{status:#}\n{}", cluster.logs())) }
     });
 
-    // Nothing is decided on what site-b said before the cut, and the same command again is no success.
-    for words in [&words[..], &["rejoin", "--primary", "site-b"]] {
-        let silent = cluster.admin("site-a", words);
-        assert!(silent.code != 0 && silent.err.contains("UNREACHABLE"), "{silent:?}\n{}", cluster.logs());
-    }
+    // Nothing is decided on what site-b said before the cut.
+    let silent = cluster.admin("site-a", &["rejoin", "--primary", "site-b"]);
+    assert!(silent.code != 0 && silent.err.contains("UNREACHABLE"), "{silent:?}\n{}", cluster.logs());
 
     cluster.heal();
     eventually("site-a to join the side that was chosen", PATIENCE, || {

@@ -138,7 +138,7 @@ pub fn plan(
     let shared = state.is_shared();
     let source = primary.and_then(|primary| shipper(primary.id)).map(|shipper| shipper.durable.clone());
     let everything = source.clone().unwrap_or_default().max(&state.cut);
-    let there = shipper(target.id).filter(|shipper| !shipper.hangs());
+    let there = shipper(target.id).filter(|shipper| !shipper.hangs() && fresh(target.id));
     let entries_to_apply = there.map(|shipper| everything.beyond(&shipper.applied));
     let at_risk = match (&source, lives) {
         (_, true) => Some(0),

@@ -118,6 +118,10 @@ async fn answer(control: &Arc<Control>, request: v1::AdminRequest, right: Right,
         let why = "only root or the service's own user may change anything";
         return out.failed(failure("NOT_PERMITTED", "the command", why, "run it with sudo")).await;
     }
+    if (acts(&ask) || changes_members(&ask) && !looks) && status::was_removed(control, &control.state()) {
+        let here = status::here(control);
+        return out.failed(failure("REMOVED", "the command", here.why, here.next)).await;
+    }
     if changes_members(&ask) && control.local().is_fenced() {
         // What this site would change is an older generation's.
         return out.failed(members::fenced(control, "the command")).await;
@@ -146,6 +150,11 @@ async fn answer(control: &Arc<Control>, request: v1::AdminRequest, right: Right,
         Ask::Diagnostics(query) => diagnostics::show(control, &request, &query, out).await,
         Ask::Lead(lead) => members::lead(control, &request, &lead, out).await,
     }
+}
+
+/// Whether it concerns what the cluster does, which a site that was removed has no say in, also if it is only looked at.
+const fn acts(ask: &Ask) -> bool {
+    matches!(ask, Ask::Failover(_) | Ask::PlanRemoval(_))
 }
 
 /// Whether it would change who belongs to the cluster, or what all go by. A fenced site must not; what ends that goes on.

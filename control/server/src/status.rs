@@ -88,7 +88,10 @@ fn state_of_here(control: &Control, state: &State) -> (&'static str, String, Str
     }
     if was_removed(control, state) {
         let witness = if control.config.site.witness { " --witness" } else { "" };
-        let through = if primary == own { "SITE" } else { &primary };
+        // Those who say so know who is primary now.
+        let answers = control.contacts.answers().into_iter().map(|reply| reply.primary);
+        let through = answers.chain([primary]).find(|name| !name.is_empty() && name != own);
+        let through = through.unwrap_or_else(|| "SITE".to_owned());
         let why = "this site was removed from the cluster; it comes back by being enrolled again".to_owned();
         return ("REMOVED", why, format!("cfs admin replication enroll{witness} --primary {through}"));
     }

@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use cfs_model::Vector;
+use cfs_model::{Lsn, StreamId, Vector};
 use cfs_rpc::rebuild::{Order, Stage};
 use cfs_rpc::v1;
 
@@ -210,8 +210,22 @@ impl State {
     }
 }
 
-/// Whether what this site has is of different ages, so that it must not be counted.
+/// What this site holds past the end at which a stream was closed: (stream, how far, its end).
+pub(crate) fn beyond(node: &Node) -> Option<(StreamId, Lsn, Lsn)> {
+    let directed = node.governed.directed();
+    let closed = directed.closed.iter();
+    let mut held = closed.map(|(stream, end)| {
+        let durable = node.journal.position(*stream).map(|position| position.durable).unwrap_or_default();
+        (*stream, durable.max(node.positions.cursor(*stream).applied()), *end)
+    });
+    held.find(|(_, held, end)| held > end)
+}
+
+/// Whether what this site has is of different ages, or more than anybody else will ever take, so that it must not be counted.
 pub(crate) fn is_partial(node: &Node) -> bool {
+    if beyond(node).is_some() {
+        return true;
+    }
     node.bootstrap.is_partial(|| {
         let position = node.store.position();
         position.comparable && rebuild::lacks(node, &position.applied).is_none()

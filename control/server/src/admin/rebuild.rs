@@ -123,6 +123,52 @@ pub(super) async fn run(control: &Arc<Control>, request: &v1::EnrollRequest, out
     }
 }
 
+/// Waits until the shipper of a site that was just started has said what it holds.
+pub(super) async fn heard(control: &Control) {
+    if !control.config.site.witness {
+        within(SHIPPER_LIMIT, || control.shipper.borrow().report.is_some()).await;
+    }
+}
+
+/// How far this site's shipper holds each stream, by its last word.
+pub(super) fn held_here(control: &Control) -> Vector {
+    let report = control.shipper.borrow().report.clone();
+    let streams = report.map(|report| report.streams).unwrap_or_default();
+    let durable = streams.iter().filter_map(|state| state.durable.as_ref());
+    durable.filter_map(|position| Some((position.stream()?, position.lsn()))).collect()
+}
+
+/// Why a site that has joined must be rebuilt; `None`: it need not. What it holds past the end at which a stream was closed, when a
+/// site was removed without it, is taken by nobody: no store with it equals the others' any more.
+pub(super) fn must(control: &Control, held: &Vector) -> Option<String> {
+    let closed = &control.state().closed;
+    let (stream, end) = closed.iter().find(|(stream, end)| held.get(*stream) > *end)?;
+    let name = control.state().name_of(stream.site);
+    Some(format!(
+        "it holds stream {stream} up to {}, and the cluster closed it at {end} when {name} was removed: what comes after is taken by nobody",
+        held.get(stream)
+    ))
+}
+
+/// Rebuilds a site that has just joined. Its old data stay, and are named.
+pub(super) async fn after_joining(control: &Arc<Control>, what: &str, through: &str, why: &str, out: &Out) {
+    out.progress("rebuilding", format!("{} cannot go on with its data: {why}", control.site()), 0, 0).await;
+    told(control).await;
+    let outcome = if runs(control).await {
+        ask(control, what, through, why.to_owned()).await
+    } else {
+        leave_order(control, what, through).await
+    };
+    match outcome {
+        Ok(text) => out.done(v1::Done { text, epoch: control.state().epoch.0, ..v1::Done::default() }).await,
+        Err(mut failed) => {
+            failed.changed = format!("{} is a member now, and counts for nothing until it is rebuilt", control.site());
+            failed.next = format!("cfs admin replication enroll --primary {through} --force-rebuild");
+            out.failed(failed).await;
+        }
+    }
+}
+
 async fn within(limit: Duration, mut is_it: impl FnMut() -> bool) -> bool {
     let deadline = tokio::time::Instant::now() + limit;
     loop {
@@ -166,15 +212,9 @@ async fn ask(control: &Control, what: &str, through: &str, keep_why: String) -> 
 
 /// The shipper's next start does it.
 async fn leave_order(control: &Control, what: &str, through: &str) -> Result<String, v1::Failed> {
-    let (report, error) = {
-        let view = control.shipper.borrow();
-        (view.report.clone(), view.error.clone())
-    };
+    let error = control.shipper.borrow().error.clone();
     // What it acknowledged to others, by its last word; what it wrote itself may be nowhere else.
-    let streams = report.map(|report| report.streams).unwrap_or_default();
-    let durable = streams.iter().filter_map(|state| state.durable.as_ref());
-    let held: Vector = durable.filter_map(|position| Some((position.stream()?, position.lsn()))).collect();
-    let held: Vector = held.iter().filter(|(stream, _)| stream.site != control.id()).collect();
+    let held: Vector = held_here(control).iter().filter(|(stream, _)| stream.site != control.id()).collect();
     let (config, at_ms, through) = (control.config.clone(), control.wall_ms(), through.to_owned());
     // What others hold is not known here; a damaged store has about their size.
     let left = blocking(move || leave(&config, bytes_of(config.meta_dir()), &through, held, at_ms)).await;

@@ -40,9 +40,9 @@ pub(super) async fn run(
         return foretell(control, &target, request, out).await;
     }
     if silent && sealed_for(control, &target) {
-        let mut failed = failure("UNREACHABLE", what, format!("{target} does not answer"), next);
-        failed.changed = format!("nothing: {} is sealed already", control.site());
-        return out.failed(failed).await;
+        // The operator did what can be done here: repeated, the command succeeds.
+        let text = format!("{} is sealed already, and {target} does not answer: {next}", control.site());
+        return out.done(v1::Done { text, nothing_to_do: true, ..v1::Done::default() }).await;
     }
     out.progress("sealing", format!("{} takes no more appends", control.site()), 0, 0).await;
     let Some(site) = control.state().named(target.as_str()).map(|site| site.id) else { return };
