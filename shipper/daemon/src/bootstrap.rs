@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use cfs_model::{Lsn, StreamId, Vector};
+use cfs_model::Vector;
 use cfs_rpc::rebuild::{Order, Stage};
 use cfs_rpc::v1;
 
@@ -210,15 +210,20 @@ impl State {
     }
 }
 
-/// What this site holds past the end at which a stream was closed: (stream, how far, its end).
-pub(crate) fn beyond(node: &Node) -> Option<(StreamId, Lsn, Lsn)> {
+/// Why this site cannot go on with its data: it holds a stream past the end at which that was closed. Nobody takes the rest, and no
+/// store with it equals the others' any more.
+pub(crate) fn beyond(node: &Node) -> Option<String> {
     let directed = node.governed.directed();
     let closed = directed.closed.iter();
     let mut held = closed.map(|(stream, end)| {
         let durable = node.journal.position(*stream).map(|position| position.durable).unwrap_or_default();
         (*stream, durable.max(node.positions.cursor(*stream).applied()), *end)
     });
-    held.find(|(_, held, end)| held > end)
+    let (stream, held, end) = held.find(|(_, held, end)| held > end)?;
+    let name = node.site_name(stream.site);
+    Some(format!(
+        "it holds stream {stream} up to {held}, and the cluster closed it at {end} when {name} was removed: what comes after is taken by nobody"
+    ))
 }
 
 /// Whether what this site has is of different ages, or more than anybody else will ever take, so that it must not be counted.

@@ -82,6 +82,7 @@ pub(crate) fn report(node: &Node, attended: &Attended) -> ShipperReport {
         written_at_ms: written_at_ms(node),
         durable_bytes: unshared_bytes(node),
         settings_waiting: node.settings.waiting_for_start(),
+        must_rebuild: bootstrap::beyond(node).unwrap_or_default(),
         diverged: peers.values().filter(|peer| peer.diverged).map(|peer| u32::from(peer.id.0)).collect(),
     }
 }

@@ -87,12 +87,11 @@ pub(crate) fn state(node: &Node, accepting: bool) -> (&'static str, String) {
     if let Some(why) = bootstrap::in_words(node) {
         return ("ENROLLING", why);
     }
-    if let Some((stream, held, end)) = bootstrap::beyond(node) {
-        let why = format!(
-            "this site holds stream {stream} up to {held}, which was closed at {end} when its site was removed: nobody takes the rest, and \
-             no store with it equals the others'; cfs admin replication enroll --primary SITE --force-rebuild keeps it aside"
+    if let Some(why) = bootstrap::beyond(node) {
+        return (
+            "WAITING",
+            format!("{why}; cfs admin replication enroll --primary SITE --force-rebuild keeps it aside"),
         );
-        return ("WAITING", why);
     }
     let stuck =
         node.positions.lock().iter().find_map(|(stream, p)| Some(format!("stream {stream}: {}", p.stuck.clone()?)));

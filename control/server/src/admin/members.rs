@@ -58,14 +58,12 @@ pub(super) async fn enroll(control: &Arc<Control>, request: &v1::EnrollRequest, 
 }
 
 async fn join(control: &Arc<Control>, what: &str, through: &str, rejoin: bool, out: &Out) {
-    rebuild::heard(control).await;
-    let held = rebuild::held_here(control);
     let joined = match SiteName::new(through) {
         Ok(site) => membership::join(control, &site, rejoin).await,
         Err(error) => Err(membership::Error::UnknownSite(error.to_string())),
     };
     match joined {
-        Ok(_) if let Some(why) = rebuild::must(control, &held) => {
+        Ok(_) if let Some(why) = rebuild::must(control).await => {
             rebuild::after_joining(control, what, through, &why, out).await;
         }
         Ok(text) => out.done(v1::Done { text, epoch: control.state().epoch.0, ..v1::Done::default() }).await,

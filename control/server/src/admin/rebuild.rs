@@ -123,37 +123,35 @@ pub(super) async fn run(control: &Arc<Control>, request: &v1::EnrollRequest, out
     }
 }
 
-/// Waits until the shipper of a site that was just started has said what it holds.
-pub(super) async fn heard(control: &Control) {
-    if !control.config.site.witness {
-        within(SHIPPER_LIMIT, || control.shipper.borrow().report.is_some()).await;
-    }
-}
-
 /// How far this site's shipper holds each stream, by its last word.
-pub(super) fn held_here(control: &Control) -> Vector {
+fn held_here(control: &Control) -> Vector {
     let report = control.shipper.borrow().report.clone();
     let streams = report.map(|report| report.streams).unwrap_or_default();
     let durable = streams.iter().filter_map(|state| state.durable.as_ref());
     durable.filter_map(|position| Some((position.stream()?, position.lsn()))).collect()
 }
 
-/// Why a site that has joined must be rebuilt; `None`: it need not. What it holds past the end at which a stream was closed, when a
-/// site was removed without it, is taken by nobody: no store with it equals the others' any more.
-pub(super) fn must(control: &Control, held: &Vector) -> Option<String> {
-    let closed = &control.state().closed;
-    let (stream, end) = closed.iter().find(|(stream, end)| held.get(*stream) > *end)?;
-    let name = control.state().name_of(stream.site);
-    Some(format!(
-        "it holds stream {stream} up to {}, and the cluster closed it at {end} when {name} was removed: what comes after is taken by nobody",
-        held.get(stream)
-    ))
+/// Why a site that has just joined must be rebuilt, by the word of its shipper, which learns here where streams end; `None`: it
+/// need not, or its shipper does not run and says it in its status.
+pub(super) async fn must(control: &Control) -> Option<String> {
+    if control.config.site.witness {
+        return None;
+    }
+    let joined_ms = control.boot_ms();
+    runs(control).await;
+    told(control).await;
+    within(SHIPPER_LIMIT, || {
+        let view = control.shipper.borrow();
+        !view.connected || view.at_ms > joined_ms
+    })
+    .await;
+    let report = control.shipper.borrow().report.clone();
+    report.map(|report| report.must_rebuild).filter(|why| !why.is_empty())
 }
 
 /// Rebuilds a site that has just joined. Its old data stay, and are named.
 pub(super) async fn after_joining(control: &Arc<Control>, what: &str, through: &str, why: &str, out: &Out) {
     out.progress("rebuilding", format!("{} cannot go on with its data: {why}", control.site()), 0, 0).await;
-    told(control).await;
     let outcome = if runs(control).await {
         ask(control, what, through, why.to_owned()).await
     } else {
