@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 /// So long at a stretch.
 const PIECE: Duration = Duration::from_micros(300);
 /// Pause after each.
-const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(2);
 
 thread_local! {
     /// When the present piece began; `None`: this thread works at full speed.
     static PIECE_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Runs `work` on this thread; what it asks of a store row by row takes about four times as long as otherwise, in pieces of
+/// Runs `work` on this thread; what it asks of a store row by row takes about eight times as long as otherwise, in pieces of
 /// a third of a millisecond. Transactions stay open over the pauses.
 pub fn gently<T>(work: impl FnOnce() -> T) -> T {
     PIECE_BEGAN.set(Some(Instant::now()));
