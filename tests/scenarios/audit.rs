@@ -36,17 +36,17 @@ fn names(records: &[Value]) -> BTreeSet<String> {
 }
 
 /// A tree of two files that both sites hold.
-const BASE: &str = r#"{"mkdir":{"parent":0,"name":"/","inode":1}}
+pub(crate) const BASE: &str = r#"{"mkdir":{"parent":0,"name":"/","inode":1}}
 {"create":{"parent":1,"name":"f","inode":7,"kind":"file","mode":420}}
 {"create":{"parent":1,"name":"g","inode":8,"kind":"file","mode":420}}
 "#;
 /// What only the site that dies has, ...
-const UNSHIPPED: &str = r#"{"set_attr":{"inode":7,"mode":384}}
+pub(crate) const UNSHIPPED: &str = r#"{"set_attr":{"inode":7,"mode":384}}
 {"create":{"parent":1,"name":"new","inode":9,"kind":"file","mode":384}}
 {"set_attr":{"inode":8,"uid":77}}
 "#;
 /// ... and what is written after it is gone.
-const AFTER: &str = r#"{"set_attr":{"inode":7,"mode":448}}
+pub(crate) const AFTER: &str = r#"{"set_attr":{"inode":7,"mode":448}}
 {"create":{"parent":1,"name":"new","inode":10,"kind":"file","mode":448}}
 "#;
 

@@ -4,25 +4,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::audit::{AFTER as FORCED, BASE, UNSHIPPED as DARK};
 use crate::harness::{Cluster, PATIENCE, eventually};
 
 /// A control process asks every other one within this.
 const ASKED_AGAIN: Duration = Duration::from_secs(5);
-/// What both sites hold.
-const BASE: &str = r#"{"mkdir":{"parent":0,"name":"/","inode":1}}
-{"create":{"parent":1,"name":"f","inode":7,"kind":"file","mode":420}}
-{"create":{"parent":1,"name":"g","inode":8,"kind":"file","mode":420}}
-"#;
-/// Three entries that only the lost primary has, ...
-const DARK: &str = r#"{"set_attr":{"inode":7,"mode":384}}
-{"create":{"parent":1,"name":"new","inode":9,"kind":"file","mode":384}}
-{"set_attr":{"inode":8,"uid":77}}
-"#;
-/// ... two of the site that was made primary by force, which write two of the same registers, ...
-const FORCED: &str = r#"{"set_attr":{"inode":7,"mode":448}}
-{"create":{"parent":1,"name":"new","inode":10,"kind":"file","mode":448}}
-"#;
-/// ... and one after the other site was, in turn.
+/// What one side writes after the other one was forced, in turn.
 const FORCED_BACK: &str = r#"{"set_attr":{"inode":7,"mode":256}}
 "#;
 

@@ -166,6 +166,11 @@ impl Node {
         peers
     }
 
+    /// One of them. Whether it takes part yet is told with the streams.
+    pub(crate) fn known_peer(&self, site: &SiteName) -> Option<PeerConfig> {
+        self.known_peers().into_iter().find(|peer| peer.name == *site)
+    }
+
     /// Those of them that belong to the cluster: not one that was removed, or is not enrolled yet, which the configuration may
     /// name.
     pub(crate) fn data_peers(&self) -> Vec<PeerConfig> {

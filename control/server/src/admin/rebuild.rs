@@ -107,11 +107,7 @@ pub(super) async fn run(control: &Arc<Control>, request: &v1::EnrollRequest, out
         told(control).await;
     }
     out.progress("shipping", "what no other site holds, then the data are put aside", 0, 0).await;
-    let mut outcome = if runs(control).await {
-        ask(control, &what, &request.primary, keep_why).await
-    } else {
-        leave_order(control, &what, &request.primary).await
-    };
+    let mut outcome = order(control, &what, &request.primary, keep_why).await;
     if let Err(failed) = &mut outcome
         && (!member || fenced)
     {
@@ -152,12 +148,7 @@ pub(super) async fn must(control: &Control) -> Option<String> {
 /// Rebuilds a site that has just joined. Its old data stay, and are named.
 pub(super) async fn after_joining(control: &Arc<Control>, what: &str, through: &str, why: &str, out: &Out) {
     out.progress("rebuilding", format!("{} cannot go on with its data: {why}", control.site()), 0, 0).await;
-    let outcome = if runs(control).await {
-        ask(control, what, through, why.to_owned()).await
-    } else {
-        leave_order(control, what, through).await
-    };
-    match outcome {
+    match order(control, what, through, why.to_owned()).await {
         Ok(text) => out.done(v1::Done { text, epoch: control.state().epoch.0, ..v1::Done::default() }).await,
         Err(mut failed) => {
             failed.changed = format!("{} is a member now, and counts for nothing until it is rebuilt", control.site());
@@ -193,6 +184,15 @@ async fn told(control: &Control) {
         !view.connected || view.report.as_ref().is_some_and(|report| report.epoch == epoch)
     };
     within(TOLD_LIMIT, knows).await;
+}
+
+/// The shipper does it if it runs, else its next start.
+async fn order(control: &Control, what: &str, through: &str, keep_why: String) -> Result<String, v1::Failed> {
+    if runs(control).await {
+        ask(control, what, through, keep_why).await
+    } else {
+        leave_order(control, what, through).await
+    }
 }
 
 /// The shipper does it.

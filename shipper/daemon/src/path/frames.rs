@@ -1,6 +1,5 @@
 //! Messages between sites, from and to this site's state.
 
-use cfs_config::Peer;
 use cfs_model::op::StreamPosition;
 use cfs_model::{Levels, SiteName};
 use cfs_rpc::identity::Role;
@@ -18,11 +17,6 @@ use crate::node::Node;
 /// The protocol between sites that this version speaks.
 pub(crate) const PROTOCOL: u32 = 1;
 
-/// A site that may take part: whether it does yet is told with the streams.
-fn known(node: &Node, site: &SiteName) -> Option<Peer> {
-    node.known_peers().into_iter().find(|peer| peer.name == *site)
-}
-
 /// The caller, if it is a shipper of a site that this one knows (invariant 9).
 pub(crate) fn caller<T>(node: &Node, request: &Request<T>) -> Result<SiteName, Status> {
     let peer = PeerIdentity::of(request).ok_or_else(|| Status::unauthenticated("no certificate"))?;
@@ -30,7 +24,7 @@ pub(crate) fn caller<T>(node: &Node, request: &Request<T>) -> Result<SiteName, S
     if identity.role != Role::Shipper {
         return Err(Status::permission_denied(format!("a certificate of the role {} may not ask this", identity.role)));
     }
-    if known(node, &identity.site).is_none() {
+    if node.known_peer(&identity.site).is_none() {
         return Err(Status::permission_denied(format!(
             "{} is neither enrolled nor in the configuration of {} ([[peers]])",
             identity.site,
@@ -99,7 +93,8 @@ pub(crate) fn check_hello(node: &Node, hello: &v1::PeerHello, certified: &cfs_mo
     if hello.site != certified.as_str() {
         return Err(format!("it says that it is {}, its certificate names {certified}", hello.site));
     }
-    let known = known(node, certified)
+    let known = node
+        .known_peer(certified)
         .ok_or_else(|| format!("{certified} is neither enrolled nor in this site's configuration ([[peers]])"))?;
     if hello.site_id != u32::from(known.id.0) {
         return Err(format!(

@@ -128,8 +128,8 @@ impl Session {
 
     /// Ends the session if no streams are exchanged with the site.
     fn check_apart(&self) -> Result<(), Status> {
-        let id = self.node.known_peers().into_iter().find(|peer| peer.name == self.site).map(|peer| peer.id);
-        match id.and_then(|id| self.node.governed.directed().kept_apart_from(id)) {
+        let peer = self.node.known_peer(&self.site);
+        match peer.and_then(|peer| self.node.governed.directed().kept_apart_from(peer.id)) {
             Some(why) => Err(Status::failed_precondition(format!("{} refuses {}: {why}", self.node.site(), self.site))),
             None => Ok(()),
         }
