@@ -71,7 +71,9 @@ impl Cluster {
                 let status: Value = serde_json::from_str(&said.out).map_err(|e| format!("{e}: {said:?}"))?;
                 let peers = status["peers"].as_array().ok_or("no peers")?;
                 let healthy = peers.iter().all(|peer| peer["state"] == "HEALTHY");
-                let ready = healthy && status["status"] == "READY" && status["quorum"] == "ok";
+                // Until every vote counts, a loss may leave no majority.
+                let votes = !text(&status, "why_not_automatic").contains("not voting yet");
+                let ready = healthy && votes && status["status"] == "READY" && status["quorum"] == "ok";
                 if ready { Ok(()) } else { Err(format!("{site}: {status:#}\n{}", self.logs())) }
             });
         }

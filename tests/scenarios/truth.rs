@@ -217,3 +217,33 @@ fn split_brain_status_says_since_when_a_side_is_not_heard() {
     assert!(said.out.contains("Side of site-a: not heard since 20"), "{said:?}");
     assert!(said.out.contains("last known: epoch 1, primary site-a"), "{said:?}");
 }
+
+/// Sites that shall vote and cannot be given their votes: failover is not called automatic, and by itself it becomes so.
+#[test]
+fn failover_is_called_automatic_once_every_vote_counts() {
+    let cluster = Cluster::bare("site-a,site-b", Some("site-w"));
+    for site in cluster.sites() {
+        cluster.start(site);
+    }
+    let enrol = |site: &str, words: &[&str]| {
+        eventually("the site to be enrolled", PATIENCE, || {
+            let said = cluster.admin(site, &[&["enroll", "--primary", "site-a"], words].concat());
+            if said.code == 0 { Ok(()) } else { Err(format!("{said:?}\n{}", cluster.logs())) }
+        });
+    };
+    enrol("site-b", &[]);
+    cluster.dev(&["kill", "site-b"]).ok();
+    enrol("site-w", &["--witness"]);
+    eventually("the missing votes to be told", PATIENCE, || {
+        let status = cluster.status("site-a");
+        let why = status["why_not_automatic"].as_str().unwrap_or_default();
+        let told = status["automatic"] == false && why.contains("not voting yet: site-b, site-w");
+        if told { Ok(()) } else { Err(format!("{status:#}\n{}", cluster.logs())) }
+    });
+    assert!(health_codes(&cluster, "site-a").contains(&"CFS-H004".to_owned()));
+    cluster.start("site-b");
+    cluster.wait_ready();
+    for site in cluster.sites() {
+        assert_eq!(cluster.status(site)["automatic"], true, "{site}");
+    }
+}

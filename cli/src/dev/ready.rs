@@ -201,6 +201,9 @@ impl Cluster {
         if here.state == "WAITING" && !here.next.is_empty() {
             return Look::Waits(format!("its state is WAITING: {}; next, on it: {}", or_unsaid(&here.why), here.next));
         }
+        if !status.without_vote.is_empty() {
+            return Look::Waits(format!("these do not vote yet: {}", status.without_vote.join(", ")));
+        }
         if site.witness && here.state != "READY" {
             return Look::Waits(format!("its state is {}: {}", here.state, or_unsaid(&here.why)));
         }

@@ -158,11 +158,18 @@ impl Node {
 
     /// The sites that vote; `None` while that changes.
     pub(crate) fn voters(&self) -> Option<BTreeSet<SiteId>> {
+        let mut sets = self.voter_sets();
+        if sets.len() == 1 { sets.pop() } else { None }
+    }
+
+    /// The sets of sites each of which needs a majority: more than one while they change, none before the first.
+    pub(crate) fn voter_sets(&self) -> Vec<BTreeSet<SiteId>> {
         let metrics = self.raft.watch();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
-        let [voters] = membership.get_joint_config().as_slice() else { return None };
-        Some(voters.iter().filter_map(|node| membership.get_node(node).map(|member| member.site)).collect())
+        let site = |node: &u64| membership.get_node(node).map(|member| member.site);
+        let sets = membership.get_joint_config().iter().map(|voters| voters.iter().filter_map(site).collect());
+        sets.filter(|sites: &BTreeSet<SiteId>| !sites.is_empty()).collect()
     }
 
     /// What a message to a member's node carries.

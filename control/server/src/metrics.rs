@@ -107,7 +107,7 @@ impl Now {
             (
                 "claudefs_control_automatic_failover",
                 "Whether the primary role moves by itself",
-                flag(state.automatic().is_ok()),
+                flag(status::automatic(control, &state).is_ok()),
             ),
             ("claudefs_control_changes", "Changes of primary that are remembered", state.changes.len() as f64),
             (

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cfs_control_core::local::Fence;
 use cfs_control_core::{State, alone, plan};
-use cfs_model::{SiteId, SiteName};
+use cfs_model::SiteId;
 use cfs_rpc::v1;
 use cfs_service::usage;
 
@@ -12,15 +12,15 @@ use crate::contact::{self, Contact};
 use crate::control::Control;
 use crate::{admin, inspect, wire, words};
 
+use quorum::{OK, without_vote};
+pub(crate) use quorum::{Quorum, automatic, lacks_majority, quorum, quorum_of};
+
 mod certificates;
 pub(crate) mod fences;
 mod others;
+mod quorum;
 mod warnings;
 
-/// There is a majority.
-const OK: &str = "ok";
-/// An election takes less, also where links are slow and it has to be repeated.
-const ELECTION_MS: u64 = 10_000;
 /// What a peer said is true for so long.
 pub(crate) const FRESH_MS: u64 = 5_000;
 
@@ -155,78 +155,6 @@ fn says_removed(reply: &v1::ContactReply, own: SiteId, applied: u64) -> bool {
     removed(u32::from(own.0)) && !removed(reply.site_id) && newer
 }
 
-/// Who leads, or what keeps the group from a leader.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Quorum {
-    /// A leader is reached.
-    Led,
-    /// None is, and a majority of the voters answers: they elect one.
-    Electing,
-    /// The same, but for longer than that takes.
-    Leaderless,
-    /// These voters would be needed for a majority, and are not heard.
-    Silent(Vec<String>),
-    /// This site is in no group, and waits for this.
-    NotEnrolled(String),
-}
-
-impl Quorum {
-    /// Of the voters, by whether each is heard, while no leader has been reached for `since_ms`.
-    fn without_leader(voters: &[(String, bool)], since_ms: u64) -> Self {
-        let silent: Vec<String> = voters.iter().filter(|(_, heard)| !heard).map(|(name, _)| name.clone()).collect();
-        match silent.is_empty() || 2 * (voters.len() - silent.len()) > voters.len() {
-            false => Self::Silent(silent),
-            // A single voter elects itself when it starts, and others have only to reach it.
-            true if voters.len() > 1 && since_ms < ELECTION_MS => Self::Electing,
-            true => Self::Leaderless,
-        }
-    }
-
-    /// Whether a leader that is not known yet will be in a moment, without anybody's help.
-    pub(crate) const fn settles(&self) -> bool {
-        matches!(self, Self::Led | Self::Electing)
-    }
-
-    /// For people: `ok`, or what is awaited.
-    fn text(&self) -> String {
-        match self {
-            Self::Led => OK.to_owned(),
-            Self::Electing | Self::Leaderless => "waiting for a leader to be elected".to_owned(),
-            Self::Silent(silent) => format!("waiting for a majority: {} not heard", silent.join(", ")),
-            Self::NotEnrolled(waiting) => waiting.clone(),
-        }
-    }
-}
-
-/// `ok`, or what is awaited.
-pub(crate) fn quorum(control: &Control) -> String {
-    quorum_of(control).text()
-}
-
-/// What is awaited before anything can be decided; `None`: nothing.
-pub(crate) fn lacks_majority(control: &Control) -> Option<String> {
-    let quorum = quorum_of(control);
-    (quorum != Quorum::Led).then(|| quorum.text())
-}
-
-/// How the group stands, as far as this site knows.
-pub(crate) fn quorum_of(control: &Control) -> Quorum {
-    let Some(node) = control.node() else { return Quorum::NotEnrolled(control.waiting()) };
-    let state = control.state();
-    // A process that has just started knows from its log who led; only a connection shows that it is there.
-    let reached = |leader: SiteName| leader == *control.site() || control.peers.link(leader.as_str()).connected;
-    if node.leader_site().is_some_and(reached) && node.leader_age_ms() < FRESH_MS {
-        return Quorum::Led;
-    }
-    let heard = |id: SiteId| {
-        let name = state.site(id).map(|site| site.name.clone());
-        id == control.id()
-            || name.and_then(|name| control.contacts.get(&name)).is_some_and(|contact| is_fresh(control, &contact))
-    };
-    let voters = state.wanted_voters().into_iter().map(|id| (state.name_of(id), heard(id)));
-    Quorum::without_leader(&voters.collect::<Vec<_>>(), node.led_age_ms().min(control.uptime_ms()))
-}
-
 fn is_fresh(control: &Control, contact: &Contact) -> bool {
     contact.error.is_empty() && contact.at_ms.is_some_and(|at| control.boot_ms().saturating_sub(at) <= FRESH_MS)
 }
@@ -249,7 +177,7 @@ pub(crate) async fn answer(control: &Arc<Control>, all_sites: bool) -> (v1::Stat
     let quorum = quorum(control);
     let unreachable = sites.iter().filter(|site| site.state == "DOWN").map(|site| site.site.clone()).collect();
     let node = control.node();
-    let automatic = if state.group == 0 { Err("this site is not enrolled".to_owned()) } else { state.automatic() };
+    let automatic = automatic(control, &state);
     let lead = control.lead();
     let op_text = match (&lead, &state.operation) {
         (Some(lead), Some(_)) => lead.coordinator().doing(control.boot_ms()),
@@ -266,6 +194,7 @@ pub(crate) async fn answer(control: &Arc<Control>, all_sites: bool) -> (v1::Stat
         lease: Some(lease(control, &state)),
         automatic: automatic.is_ok(),
         why_not_automatic: automatic.err().unwrap_or_default(),
+        without_vote: without_vote(control, &state),
         leader: node.as_ref().and_then(|node| node.leader_site()).map(|site| site.to_string()).unwrap_or_default(),
         leader_age_ms: node.as_ref().map_or(u64::MAX, |node| node.led_age_ms()),
         useless_certificates: certificates::useless(control, shipper.is_some()).await,
@@ -356,23 +285,6 @@ fn reach(control: &Control, state: &State) -> Vec<v1::Reach> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn while_a_majority_answers_an_election_is_under_way() {
-        let of = |heard: &[bool]| {
-            let voters: Vec<_> = heard.iter().enumerate().map(|(n, heard)| (format!("site-{n}"), *heard)).collect();
-            Quorum::without_leader(&voters, 900)
-        };
-        // The site of the leader is gone, whether or not it was noticed yet.
-        assert_eq!(of(&[true, true, false]), Quorum::Electing);
-        assert_eq!(of(&[true, true, true]), Quorum::Electing);
-        assert_eq!(of(&[true]), Quorum::Leaderless, "nobody else votes");
-        let late = [("site-a".to_owned(), true), ("site-b".to_owned(), true)];
-        assert_eq!(Quorum::without_leader(&late, ELECTION_MS), Quorum::Leaderless);
-        assert_eq!(of(&[true, false, false]), Quorum::Silent(vec!["site-1".into(), "site-2".into()]));
-        assert_eq!(of(&[false]), Quorum::Silent(vec!["site-0".into()]));
-        assert_eq!(of(&[true, false, false]).text(), "waiting for a majority: site-1, site-2 not heard");
-    }
 
     #[test]
     fn only_who_knows_more_of_the_log_says_that_a_site_was_removed() {

@@ -107,7 +107,9 @@ impl Shared {
         }
         let (state, now) = (self.applied.borrow().state.clone(), self.members_now());
         let names = |nodes: BTreeSet<NodeId>| nodes.into_iter().map(|node| self.name_of(node)).collect::<Vec<_>>();
-        let change = match plan::next(&state, &now) {
+        let step = plan::next(&state, &now);
+        let voters = if let Step::Voters(nodes) = &step { names(nodes.clone()).join(", ") } else { String::new() };
+        let change = match step {
             Step::Done => return Ok(Members::Settled),
             Step::WaitFor(nodes) => return Ok(Members::WaitingFor(names(nodes))),
             Step::GiveLead(nodes) => {
@@ -128,7 +130,12 @@ impl Shared {
         self.not_held().await?;
         let changed = tokio::time::timeout(PROPOSE_LIMIT, self.raft.change_membership(change, true)).await;
         match changed {
-            Ok(Ok(_)) => Ok(Members::Changed),
+            Ok(Ok(_)) => {
+                if !voters.is_empty() {
+                    tracing::info!(voters, "these sites vote");
+                }
+                Ok(Members::Changed)
+            }
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(self.not_leader()),
             Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(e)))) => {
                 Err(Error::Members(e.to_string()))

@@ -93,6 +93,9 @@ fn by_hand(answer: &StatusAnswer, picture: &Picture, configured: &[Configured]) 
         let on = new.map_or_else(|| "on a second data site".to_owned(), |site| format!("on {}", site.site));
         return format!("{on}: cfs admin replication enroll --primary {}", picture.primary_or_site());
     }
+    if !answer.without_vote.is_empty() {
+        return "cfs admin replication status --detailed".to_owned();
+    }
     let to = successor(answer, picture);
     let voters = answer.here.iter().chain(&answer.sites).filter(|site| site.voter).count();
     match (has_majority(answer), picture.witness) {
