@@ -274,6 +274,15 @@ fn a_structure_that_is_not_sound_is_repaired_by_entries() {
     for path in [format!("#{base}"), format!("#{base}/two"), format!("#{base}/inside"), format!("#{}", base + 4)] {
         assert!(found.contains(&format!("\"/lost+found/{path}\"")), "{path} is not in {found}");
     }
+    for site in ["site-a", "site-b"] {
+        eventually("each repair to be in the trail", PATIENCE, || {
+            let trail = cluster.admin(site, &["audit", "--filter", "repair"]).ok();
+            let moved = trail.contains(&format!("inode {base} was moved from"));
+            let removed = trail.contains(&format!("inode {} lost its name \\\"nowhere\\\"", base + 3));
+            let named = trail.contains(&format!("\"inode_id\":{},", base + 4));
+            if moved && removed && named { Ok(()) } else { Err(format!("{site}: {trail}")) }
+        });
+    }
     let (_, again) = check(&cluster, "site-a", &["--repair"]);
     assert_eq!(again["repairs"], json!([]), "{again:#}");
 }

@@ -17,6 +17,9 @@ use crate::producers::{Session, socket};
 /// Longest that a small copy may take beside other work.
 const COPY_LIMIT: Duration = Duration::from_secs(120);
 
+/// How long nobody looks at a large copy.
+const SELDOM: Duration = Duration::from_secs(1);
+
 /// How long appends are measured before a large copy.
 const BEFORE: Duration = Duration::from_secs(20);
 
@@ -318,6 +321,15 @@ fn set(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
+/// The same as [`until`], looking seldom: a look starts a program, and shares the processors with what is measured.
+fn until_seldom(cluster: &Cluster, site: &str, limit: Duration, is_it: impl Fn(&Value) -> bool) -> Value {
+    eventually("the copy to go on", limit, || {
+        std::thread::sleep(SELDOM);
+        let status = bootstrap(cluster, site)?;
+        if is_it(&status) { Ok(status) } else { Err(format!("{status:#}\n{}", cluster.logs())) }
+    })
+}
+
 /// Within this 99 of 100 appends of a load were acknowledged, in ms.
 fn p99_ms(outcome: &crate::load::Outcome) -> f64 {
     outcome.report["ack_ms"]["p99"].as_f64().expect("a number")
@@ -355,19 +367,15 @@ async fn campaign_a_large_site_enrols_under_load() {
     enrol(&cluster, "site-c", "site-a");
     let mut kept = Vec::new();
     for percent in [20.0, 60.0] {
-        let at = eventually("the copy to go on", limit, || {
-            let status = bootstrap(&cluster, "site-c")?;
+        let at = until_seldom(&cluster, "site-c", limit, |status| {
             let far = status["phase"] != "SNAPSHOT" || status["percent"].as_f64().is_some_and(|p| p >= percent);
-            if far && status["way"] == "snapshot" { Ok(status) } else { Err(format!("{status:#}")) }
+            far && status["way"] == "snapshot"
         });
         eprintln!("killed at {at:#}");
         assert_eq!(at["phase"], "SNAPSHOT", "the copy was over before it was killed: give CFS_INODES more");
         kept.push(kill_and_start(&cluster, "site-c"));
     }
-    let end = eventually("the enrolment to be complete", limit, || {
-        let status = bootstrap(&cluster, "site-c")?;
-        if status["phase"] == "COMPLETE" { Ok(status) } else { Err(format!("{status:#}\n{}", cluster.logs())) }
-    });
+    let end = until_seldom(&cluster, "site-c", limit, |status| status["phase"] == "COMPLETE");
     eprintln!("{end:#}");
     let outcome = load.finish();
     let during_ms = p99_ms(&outcome);

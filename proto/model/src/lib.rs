@@ -15,6 +15,9 @@ pub use level::{Level, Levels};
 pub use stamp::{Stamp, Version};
 pub use vector::{Error as VectorError, Vector};
 
+/// The producer under whose name a structure that is not sound is mended. Every site records its entries in the audit trail.
+pub const STRUCTURE_REPAIR: &str = "cfs-structure-repair";
+
 /// The operations of the journal, generated from `proto/cfs/v1/op.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod op {

@@ -56,6 +56,8 @@ kinds! {
     Restore = "restore";
     /// Repair of an inode's registers from another site.
     Resync = "resync";
+    /// Repair of the structure, by an entry.
+    Repair = "repair";
     /// Bytes on disk that are not what was written there.
     Corruption = "corruption";
     /// Another site holds another content of a stream.

@@ -146,6 +146,9 @@ impl Audit {
         if began {
             self.news.notify_one();
         }
+        for event in applied.repairs.iter().filter_map(|repair| events::repair(node, repair)) {
+            self.record(event);
+        }
         if applied.conflicts.is_empty() && applied.superseded.is_empty() {
             return;
         }

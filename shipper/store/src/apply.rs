@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use cfs_model::{Lsn, StreamId, Vector};
+use cfs_model::op::Op;
+use cfs_model::{Lsn, StreamId, Vector, Version};
 use cfs_shipper_core::batch::{ChainHash, Header};
 use cfs_shipper_core::payload;
 
@@ -22,7 +23,7 @@ pub struct Decoded {
 }
 
 /// What applying has changed. What a call had committed before it failed is told by the next one that succeeds.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Applied {
     /// How many batches were new.
     pub batches: usize,
@@ -39,6 +40,19 @@ pub struct Applied {
     pub ignored: u64,
     /// Registers that were forgotten.
     pub forgotten: u64,
+    /// Entries of [`cfs_model::STRUCTURE_REPAIR`].
+    pub repairs: Vec<Repair>,
+}
+
+/// An entry that mends the structure.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Repair {
+    /// Its stream.
+    pub stream: StreamId,
+    /// When it was written, and its position.
+    pub version: Version,
+    /// What it does.
+    pub op: Op,
 }
 
 impl Applied {

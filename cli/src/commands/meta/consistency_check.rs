@@ -205,7 +205,12 @@ impl Report {
                 "cfs admin meta consistency-check --repair on {sites}; where that does not help, {REBUILD}"
             ));
         }
-        let inode = self.differing.inodes.first()?;
+        let Some(inode) = self.differing.inodes.first() else {
+            // Only what another site holds tells which inode it is.
+            let next =
+                format!("cfs admin meta consistency-check, which names the inodes; where it does not, {REBUILD}");
+            return (!self.damage_here.is_empty()).then_some(next);
+        };
         let place = match &inode.damaged[..] {
             [] => "the site whose copy is wrong, with --from SITE --force if no other one verifies (compare `cfs admin meta \
                    lookup INODE --detailed` on both)"
@@ -381,6 +386,15 @@ mod tests {
         let reply = ConsistencyReply { disordered: vec!["site-b".to_owned()], ..ConsistencyReply::default() };
         let next = Report::of(reply).next().expect("a way");
         assert!(next.contains("--repair on site-b") && next.contains("--force-rebuild"), "{next}");
+    }
+
+    #[test]
+    fn damage_that_nothing_locates_is_not_left_without_a_way() {
+        let reply =
+            ConsistencyReply { damage_here: "its registers are not what it keeps".into(), ..Default::default() };
+        let next = Report::of(reply).next().expect("a way");
+        assert!(next.contains("names the inodes") && next.contains("--force-rebuild"), "{next}");
+        assert_eq!(report(&[(MATCH, "")]).next(), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{Context, client, op_json, path_text};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The inode's number
-    #[arg(value_name = "INODE")]
+    #[arg(value_name = "INODE", value_parser = super::inode_number)]
     inode: u64,
     /// Also every register with the entry that wrote it, the entries that name the inode, and writes that were lost
     #[arg(long)]

@@ -21,6 +21,13 @@ pub enum Command {
     ConsistencyCheck(consistency_check::Args),
 }
 
+/// Reads the number of an inode.
+pub(super) fn inode_number(text: &str) -> Result<u64, String> {
+    text.trim().parse().map_err(|_| {
+        "it is no inode number: those are whole numbers, in decimal; `cfs admin meta ls / -R` shows them beside the paths".into()
+    })
+}
+
 impl Command {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {

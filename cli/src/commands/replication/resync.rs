@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use cfs_rpc::v1::{ResyncProgress, ResyncRequest};
 use serde::Serialize;
 
+use crate::commands::meta::inode_number;
 use crate::output::{self, Document, Format};
 use crate::{Context, client};
 
@@ -13,7 +14,7 @@ use crate::{Context, client};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The inode whose attributes, extended attributes and, of a directory, entries are to be repaired on this site
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = inode_number)]
     inode: u64,
     /// Take them from this site; otherwise from one whose registers all have the digest that it keeps
     #[arg(long, value_name = "SITE")]

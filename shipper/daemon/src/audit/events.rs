@@ -3,7 +3,10 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use cfs_audit::{Event, Hash, Kind, LostValue, Severity, Stamp};
+use cfs_model::Version;
+use cfs_model::op::op::Kind as Op;
 use cfs_shipper_core::merge::Register;
+use cfs_store::apply::Repair;
 use cfs_store::lost::{self, LostEvent};
 
 use crate::node::Node;
@@ -46,14 +49,14 @@ fn value(value: &lost::LostValue) -> LostValue {
     }
 }
 
-fn stamp(lost: &LostEvent) -> Stamp {
-    let stamp = &lost.version.stamp;
+fn stamp(version: &Version) -> Stamp {
+    let stamp = &version.stamp;
     Stamp {
         epoch: stamp.epoch.0,
         clock: stamp.clock,
         site: stamp.site.0,
         incarnation: stamp.incarnation.0,
-        lsn: lost.key.lsn.0,
+        lsn: version.lsn.0,
     }
 }
 
@@ -62,7 +65,7 @@ fn about(node: &Node, lost: &LostEvent, event: Event) -> Event {
     let (register, name) = register(&lost.key.register);
     let mut event = event.inode(inode(&lost.key.register)).site(node.site_name(lost.key.stream.site));
     event.epoch = Some(lost.version.stamp.epoch.0);
-    event.stamp = Some(stamp(lost));
+    event.stamp = Some(stamp(&lost.version));
     event = event.with("register", register);
     match name {
         None => event,
@@ -103,4 +106,27 @@ pub(super) fn superseded(node: &Node, lost: &LostEvent) -> Event {
     let mut event = about(node, lost, Event::new(Kind::Superseded, Severity::Info, text));
     event.event = format!("superseded-{}", name(lost));
     event.with("of", format!("lost-{}", name(lost)))
+}
+
+/// An entry that mends the structure; `None`: it is of a kind that none of these has.
+pub(super) fn repair(node: &Node, repair: &Repair) -> Option<Event> {
+    let shown = |name: &[u8]| format!("{:?}", String::from_utf8_lossy(name));
+    let (inode, what) = match repair.op.kind.as_ref()? {
+        Op::Unlink(op) => (op.inode, format!("lost its name {} in directory {}", shown(&op.name), op.parent)),
+        Op::Link(op) => (op.inode, format!("got the name {} in directory {}", shown(&op.name), op.parent)),
+        Op::Mkdir(op) => (op.inode, format!("was made as {} in directory {}", shown(&op.name), op.parent)),
+        Op::Rename(op) => {
+            let (from, to) = (shown(&op.from_name), shown(&op.to_name));
+            let text = format!("was moved from {from} in directory {} to {to} in {}", op.from_parent, op.to_parent);
+            (op.inode, text)
+        }
+        _ => return None,
+    };
+    let (stream, lsn) = (repair.stream, repair.version.lsn);
+    let text = format!("structure repair: inode {inode} {what} (entry {lsn} of stream {stream})");
+    let mut event = Event::new(Kind::Repair, Severity::Info, text).inode(inode).site(node.site_name(stream.site));
+    event.event = format!("repair-{stream}-{lsn}");
+    event.epoch = Some(repair.version.stamp.epoch.0);
+    event.stamp = Some(stamp(&repair.version));
+    Some(event)
 }

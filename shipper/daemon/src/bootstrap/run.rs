@@ -147,7 +147,6 @@ async fn choose_a_way(node: &Arc<Node>) -> Duration {
         return PAUSE;
     }
     node.bootstrap.note("");
-    enter(node, Phase::Snapshot).await;
     let rebuilt = node.bootstrap.order().is_some_and(|order| order.stage == Stage::Moved);
     if copies(&usable, node.config.replication.snapshot_above_bytes, rebuilt) {
         begin_copy(node).await;
@@ -166,6 +165,7 @@ async fn begin_copy(node: &Arc<Node>) {
         (kept.way, kept.bytes, kept.rows_total) = (Some(Way::Snapshot), 0, 0);
     })
     .await;
+    tracing::info!(phase = Phase::Snapshot.word(), "enrolment goes on");
     let emptied = node.clone();
     match tokio::task::spawn_blocking(move || emptied.store.install_again()).await {
         Ok(Ok(())) => {}
@@ -183,8 +183,17 @@ pub(super) async fn begin_again(node: &Arc<Node>) {
 
 pub(super) async fn begin_catchup(node: &Arc<Node>, way: Way) {
     let from = sum(&node.store.position().applied);
-    change(node, move |kept| (kept.way, kept.catchup_from) = (Some(way), from)).await;
-    enter(node, Phase::Catchup).await;
+    let now_ms = node.wall_ns() / 1_000_000;
+    // At once: a site that dies in between would copy what nobody may have.
+    change(node, move |kept| {
+        if way == Way::Journal {
+            kept.enter(Phase::Snapshot, now_ms);
+        }
+        kept.enter(Phase::Catchup, now_ms);
+        (kept.way, kept.catchup_from) = (Some(way), from);
+    })
+    .await;
+    tracing::info!(phase = Phase::Catchup.word(), way = way.word(), "enrolment goes on");
     node.bootstrap.set_pulls(true);
     node.signals.role.bump();
     node.signals.durable.bump();

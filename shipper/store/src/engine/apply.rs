@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 
 use bytes::Bytes;
 use cfs_model::op::StreamPosition;
-use cfs_model::{Incarnation, Lsn, SiteId, StreamId, Vector, Version};
+use cfs_model::{Incarnation, Lsn, STRUCTURE_REPAIR, SiteId, StreamId, Vector, Version};
 use cfs_shipper_core::batch::{ChainHash, Header};
 use cfs_shipper_core::merge::{Incoming, effects};
 use cfs_shipper_core::payload::{Entries, Entry};
@@ -14,7 +14,7 @@ use super::Engine;
 use super::forget::{Progress, STEP_SIZE};
 use super::head::{Head, Phase, encode_vector, vector_key};
 use super::txn::{Scratch, Txn};
-use crate::apply::{Applied, Decoded, Error};
+use crate::apply::{Applied, Decoded, Error, Repair};
 use crate::backend::{Backend, Size, Write};
 use crate::store::ProducerState;
 use crate::table::{self, Table};
@@ -150,6 +150,7 @@ fn merge_told(total: &mut Applied, mut more: Applied) {
     total.repeated.append(&mut more.repeated);
     total.ignored += more.ignored;
     total.forgotten += more.forgotten;
+    total.repairs.append(&mut more.repairs);
 }
 
 impl<W: Write> Txn<'_, W> {
@@ -164,6 +165,7 @@ impl<W: Write> Txn<'_, W> {
         let mut covered = self.head.forgotten.clone();
         let mut last: Option<Entry> = None;
         let mut ignored = 0;
+        let mut repairs = Vec::new();
         for entry in Entries::new(batch.payload.clone()) {
             let entry = entry.map_err(|why| Error::Payload { stream, first: header.first_lsn, why })?;
             let index = entry.index;
@@ -186,6 +188,9 @@ impl<W: Write> Txn<'_, W> {
                             }
                             covered.clone_from(&self.head.forgotten);
                         }
+                        if entry.producer == STRUCTURE_REPAIR {
+                            repairs.push(Repair { stream, version, op });
+                        }
                     }
                     Err(_) => ignored += 1,
                 },
@@ -201,6 +206,7 @@ impl<W: Write> Txn<'_, W> {
             self.note_producer(header, &last);
         }
         self.told.applied.ignored += ignored;
+        self.told.applied.repairs.append(&mut repairs);
         self.pass(batch);
         Ok(Step::Done)
     }

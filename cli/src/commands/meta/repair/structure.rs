@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::Context as _;
 use bytes::Bytes;
 use cfs_client::{Options, Producer};
+use cfs_model::STRUCTURE_REPAIR;
 use cfs_model::op::{Attributes, InodeKind, Link, Mkdir, Op, Rename, StreamPosition, Unlink, op::Kind};
 use cfs_rpc::v1::inspect_client::InspectClient;
 use cfs_rpc::v1::{ConsistencyRequest, LookupReply, LookupRequest, ReadDirectoryRequest, StructureFinding};
@@ -14,7 +15,6 @@ use tonic::transport::Channel;
 use super::Step;
 use crate::{Context, client, follow};
 
-const PRODUCER: &str = "cfs-structure-repair";
 const LOST_AND_FOUND: &[u8] = b"lost+found";
 /// One repair may bring the next to light: a directory that is back has its entries again.
 const ROUNDS: usize = 16;
@@ -48,7 +48,7 @@ pub(super) async fn repair(
         }
         if repair.is_none() {
             let target = follow::target(&context.config()?)?;
-            let producer = Producer::connect(target, PRODUCER, Options::default()).await;
+            let producer = Producer::connect(target, STRUCTURE_REPAIR, Options::default()).await;
             let producer = producer.map_err(|fatal| anyhow::anyhow!("the structure could not be repaired: {fatal}"))?;
             repair = Some(Repair { inspect: inspect.clone(), producer, at: None });
         }

@@ -20,6 +20,7 @@ fn read(text: &str, now: &Zoned) -> Option<Timestamp> {
         "now" => return Some(now.timestamp()),
         "today" => return Some(today()?.timestamp()),
         "yesterday" => return Some(today()?.yesterday().ok()?.timestamp()),
+        "tomorrow" => return Some(today()?.tomorrow().ok()?.timestamp()),
         _ => {}
     }
     if let Ok(time) = text.parse::<Timestamp>() {
@@ -38,13 +39,18 @@ fn read(text: &str, now: &Zoned) -> Option<Timestamp> {
         return Some(time.to_zoned(zone).ok()?.timestamp());
     }
     let lower = text.to_ascii_lowercase();
-    let amount = lower.strip_suffix("ago").unwrap_or(&lower).trim();
+    let (amount, ahead) = match (lower.strip_prefix("in "), lower.strip_suffix("ago")) {
+        (Some(ahead), None) => (ahead.trim(), true),
+        (_, Some(ago)) => (ago.trim(), false),
+        _ => (lower.as_str(), false),
+    };
     let amount = amount.strip_prefix("an ").map(|rest| format!("1 {rest}")).unwrap_or_else(|| amount.to_owned());
     let span: Span = amount.strip_prefix("a ").map(|rest| format!("1 {rest}")).unwrap_or(amount).parse().ok()?;
     if span.is_negative() {
         return None;
     }
-    Some(now.checked_sub(span).ok()?.timestamp())
+    let time = if ahead { now.checked_add(span) } else { now.checked_sub(span) };
+    Some(time.ok()?.timestamp())
 }
 
 #[cfg(test)]
@@ -79,6 +85,8 @@ mod tests {
         for bad in ["", "soon", "-1 hour ago", "1 hour hence", "2026-13-01", "25:00", "hour"] {
             assert!(parse(bad, &now).is_err(), "{bad}: {:?}", parse(bad, &now));
         }
-        assert!(parse("2026-03-11", &now).is_err_and(|why| why.contains("future")));
+        for later in ["2026-03-11", "tomorrow", "in 2 hours"] {
+            assert!(parse(later, &now).is_err_and(|why| why.contains("future")), "{later}: {:?}", parse(later, &now));
+        }
     }
 }
