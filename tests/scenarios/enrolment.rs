@@ -70,7 +70,7 @@ fn wipe(cluster: &Cluster, site: &str) {
 }
 
 /// Starts a site without waiting until it is ready.
-fn start_only(cluster: &Cluster, site: &str) -> Running {
+pub(crate) fn start_only(cluster: &Cluster, site: &str) -> Running {
     let dir = cluster.dir().to_str().expect("UTF-8");
     Running::spawn(command(["dev", "start", "--dir", dir, site]))
 }

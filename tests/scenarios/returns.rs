@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::enrolment::start_only;
 use crate::harness::{Cluster, PATIENCE, eventually, quiet};
 use crate::load::{Load, RATE};
 
@@ -47,6 +48,34 @@ fn without_auto_rejoin_an_old_primary_waits_for_its_operator() {
     cluster.wait_ready();
     cluster.expect_nothing_missing(&outcome);
     assert_eq!(cluster.primary_and_epoch(), (new, epoch + 1));
+}
+
+/// A site whose log says that it is primary and leads, and which has just started, does not answer by its log.
+#[test]
+fn a_site_that_has_just_started_knows_whom_it_rejoins() {
+    let _alone = quiet();
+    let cluster = Cluster::up_with_witness();
+    let (old, epoch) = cluster.primary_and_epoch();
+    let new = cluster.other(&old);
+    for round in 1..=3 {
+        cluster.lead(&old, 60);
+        cluster.kill_at_once(&old);
+        eventually("the other site to take over", PATIENCE, || {
+            let status = cluster.status(&new);
+            if status["primary"] == *new { Ok(()) } else { Err(format!("{status:#}\n{}", cluster.logs())) }
+        });
+        let starting = start_only(&cluster, &old);
+        let said = eventually("its control process to answer", PATIENCE, || {
+            let said = cluster.admin(&old, &["rejoin", "--primary", &new]);
+            if said.code != 0 && !said.err.contains("error [") { Err(format!("{said:?}")) } else { Ok(said) }
+        });
+        assert_eq!(said.code, 0, "round {round}: {said:?}\n{}", cluster.logs());
+        starting.finish().ok();
+        cluster.wait_ready();
+        cluster.switch_to(&new, &old);
+        cluster.wait_ready();
+    }
+    assert_eq!(cluster.primary_and_epoch(), (old, epoch + 6));
 }
 
 /// Invariant 1: an only voter that was away for long acknowledges nothing until the other site answers, which might have

@@ -93,8 +93,13 @@ pub(super) fn not_joined(what: &str, through: &str, error: &membership::Error) -
 /// `cfs admin replication rejoin --primary SITE`, on the site that comes back.
 pub(super) async fn rejoin(control: &Arc<Control>, request: &v1::AdminRequest, rejoin: &v1::RejoinRequest, out: &Out) {
     let what = format!("rejoin {}", control.site());
-    // The other side may have been made primary a moment ago.
+    // The other side may have been made primary a moment ago, and this site may have started just now: in its log it may be
+    // the primary still, and lead.
+    if !control.local().is_fenced() {
+        leader_known(control).await;
+    }
     contact::ask_all(control).await;
+    catch_up(control).await;
     let state = control.state();
     let member = state.site(control.id()).is_some() && !status::was_removed(control, &state);
     let fenced = control.local().is_fenced();
@@ -131,6 +136,17 @@ pub(super) async fn rejoin(control: &Arc<Control>, request: &v1::AdminRequest, r
     }
     out.progress("rejoining", format!("asking {}", rejoin.primary), 0, 0).await;
     join(control, &what, &rejoin.primary, true, out).await;
+}
+
+/// Waits until what the others of this site's group have applied is applied here too, for [`PROPOSE_LIMIT`] at most.
+async fn catch_up(control: &Control) {
+    let group = control.state().group;
+    let of_group = control.contacts.answers().into_iter().filter(|reply| reply.group == group && group != 0);
+    let (Some(node), Some(index)) = (control.node(), of_group.map(|reply| reply.applied_index).max()) else { return };
+    let until = tokio::time::Instant::now() + PROPOSE_LIMIT;
+    while node.applied().borrow().index() < index && tokio::time::Instant::now() < until {
+        node.catch_up(index).await;
+    }
 }
 
 /// Why a fenced site does not do what is asked, and what leads out of that.

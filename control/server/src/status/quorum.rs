@@ -75,8 +75,13 @@ pub(crate) fn lacks_majority(control: &Control) -> Option<String> {
 pub(crate) fn quorum_of(control: &Control) -> Quorum {
     let Some(node) = control.node() else { return Quorum::NotEnrolled(control.waiting()) };
     let state = control.state();
-    // A process that has just started knows from its log who led; only a connection shows that it is there.
-    let reached = |leader: SiteName| leader == *control.site() || control.peers.link(leader.as_str()).connected;
+    // A process that has just started knows from its log who led; only a connection shows that it is there. If that was this
+    // site, it leads once a majority says so.
+    let own = control.lead().is_some();
+    let reached = |leader: SiteName| match leader == *control.site() {
+        true => own,
+        false => control.peers.link(leader.as_str()).connected,
+    };
     if node.leader_site().is_some_and(reached) && node.leader_age_ms() < FRESH_MS {
         return Quorum::Led;
     }
