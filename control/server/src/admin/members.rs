@@ -67,12 +67,12 @@ async fn join(control: &Arc<Control>, what: &str, through: &str, rejoin: bool, o
             rebuild::after_joining(control, what, through, &why, out).await;
         }
         Ok(text) => out.done(v1::Done { text, epoch: control.state().epoch.0, ..v1::Done::default() }).await,
-        Err(error) => out.failed(not_joined(what, through, &error)).await,
+        Err(error) => out.failed(not_joined(control, what, through, &error)).await,
     }
 }
 
 /// Why a site did not become a member, for people.
-pub(super) fn not_joined(what: &str, through: &str, error: &membership::Error) -> v1::Failed {
+pub(super) fn not_joined(control: &Control, what: &str, through: &str, error: &membership::Error) -> v1::Failed {
     let (code, next) = match error {
         membership::Error::UnknownSite(_) => {
             ("UNKNOWN_SITE", "add it to [[peers]] in the configuration: cfs config check".to_owned())
@@ -82,7 +82,8 @@ pub(super) fn not_joined(what: &str, through: &str, error: &membership::Error) -
         }
         membership::Error::Refused(_) => ("REFUSED", format!("on {through}: cfs admin replication status")),
         membership::Error::NoRoom(_) => {
-            ("DISK_FULL", "df -h /var/claudefs; free space, and repeat the command".to_owned())
+            let dir = control.config.control_dir().display();
+            ("DISK_FULL", format!("df -h {dir}; free space, and repeat the command"))
         }
         membership::Error::State(_) => ("STATE", "journalctl -u claudefs-control".to_owned()),
         membership::Error::NotReached(_) => ("NOT_REACHED", "cfs admin replication status".to_owned()),

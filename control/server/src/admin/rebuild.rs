@@ -99,7 +99,7 @@ pub(super) async fn run(control: &Arc<Control>, request: &v1::EnrollRequest, out
             Err(error) => Err(membership::Error::UnknownSite(error.to_string())),
         };
         if let Err(error) = joined {
-            return out.failed(not_joined(&what, &request.primary, &error)).await;
+            return out.failed(not_joined(control, &what, &request.primary, &error)).await;
         }
         if fenced {
             "it was a member of an older group".clone_into(&mut keep_why);

@@ -48,7 +48,12 @@ pub(super) async fn run(
     let Some(site) = control.state().named(target.as_str()).map(|site| site.id) else { return };
     if let Err(why) = sealed::seal(control, site, &request.operator).await {
         let why = format!("the reason cannot be kept: {why}");
-        let mut failed = failure("STATE", what, why, "df -h /var/claudefs, and repeat the command");
+        let mut failed = failure(
+            "STATE",
+            what,
+            why,
+            format!("df -h {}, and repeat the command", control.config.control_dir().display()),
+        );
         failed.changed = format!("{} is sealed until its control process is restarted", control.site());
         return out.failed(failed).await;
     }
