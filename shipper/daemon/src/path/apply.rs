@@ -21,6 +21,11 @@ const READ_BYTES: usize = 1024 * 1024;
 const PAUSE: Duration = Duration::from_millis(250);
 /// A site that is being enrolled rests after each transaction as long as that took, at most this.
 const MAX_REST: Duration = Duration::from_millis(50);
+/// A transaction begins so long after the one before it began, unless that one was [full](FULL). Each costs syncs of the disk
+/// that the journal waits for as well, and writes every page of the store that it touches: fewer and larger ones cost less.
+const INTERVAL: Duration = Duration::from_millis(20);
+/// After a transaction of so many entries more of them wait, and nothing is gained by waiting.
+const FULL: usize = MAX_TRANSACTION_ENTRIES / 2;
 
 /// Runs for as long as the process lives. Blocks: give it a thread of its own.
 pub(crate) async fn apply_all(node: Arc<Node>) {
@@ -32,12 +37,10 @@ pub(crate) async fn apply_all(node: Arc<Node>) {
         let step = apply.step();
         drop(turn);
         match step {
-            // Nobody waits for a site that is being enrolled, and somebody may for what runs beside it.
-            Step::Progress if node.bootstrap.is_under_way() => {
+            Step::Progress { entries } => {
                 let took = Duration::from_nanos(node.boot_ns() - began_ns);
-                tokio::time::sleep(took.min(MAX_REST)).await;
+                tokio::time::sleep(rest(took, entries, node.bootstrap.is_under_way())).await;
             }
-            Step::Progress => {}
             Step::Nothing => tokio::select! {
                 () = durable.changed() => {}
                 () = tokio::time::sleep(PAUSE) => {}
@@ -47,8 +50,16 @@ pub(crate) async fn apply_all(node: Arc<Node>) {
     }
 }
 
+/// How long to wait after a transaction that `took` so long. Nobody waits for a site that is being enrolled, and somebody may
+/// for what runs beside it.
+fn rest(took: Duration, entries: usize, enrolling: bool) -> Duration {
+    let gathers = if entries < FULL { INTERVAL.saturating_sub(took) } else { Duration::ZERO };
+    let gives_way = if enrolling { took.min(MAX_REST) } else { Duration::ZERO };
+    gathers.max(gives_way)
+}
+
 enum Step {
-    Progress,
+    Progress { entries: usize },
     Nothing,
     Failed,
 }
@@ -191,7 +202,7 @@ impl Apply {
                     tracing::debug!(batches, %stream, %end, conflicts, took_us, "applied");
                 }
                 self.node.signals.applied.bump();
-                Step::Progress
+                Step::Progress { entries: transaction.iter().map(|batch| batch.header().count as usize).sum() }
             }
             Err((culprit, why)) => {
                 for stream in transaction.iter().map(|batch| batch.header().stream) {
@@ -215,4 +226,19 @@ fn decode(batch: &Batch) -> Result<Decoded, (StreamId, cfs_shipper_core::batch::
 
 fn reason(error: &apply::Error) -> String {
     format!("the store refuses it: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_transactions_leave_time_for_more_to_gather() {
+        let ms = Duration::from_millis;
+        assert_eq!(rest(ms(3), 10, false), ms(17));
+        assert_eq!(rest(ms(30), 10, false), ms(0), "it took its time");
+        assert_eq!(rest(ms(3), FULL, false), ms(0), "more wait already");
+        assert_eq!(rest(ms(3), FULL, true), ms(3));
+        assert_eq!(rest(ms(900), FULL, true), MAX_REST);
+    }
 }
