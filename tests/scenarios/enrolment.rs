@@ -226,8 +226,11 @@ fn a_primary_leaves_and_comes_back() {
             let named = said.out.contains("site-a ") || said.out.contains("site-a:");
             assert!(said.code == 0 && !named, "{words:?} at {site}: {said:?}\n{}", cluster.logs());
         }
-        let metrics = cluster.admin(site, &["metrics"]);
-        assert!(!metrics.out.contains("site=\"site-a\""), "{metrics:?}");
+        // Its shipper may hear of the removal a moment later.
+        eventually("the metrics to forget it", PATIENCE, || {
+            let metrics = cluster.admin(site, &["metrics"]);
+            if metrics.out.contains("site=\"site-a\"") { Err(format!("{site}: {metrics:?}")) } else { Ok(()) }
+        });
     }
     let _starting = start_only(&cluster, "site-a");
     cluster.wait_status("site-a", "REMOVED", PATIENCE);
@@ -314,6 +317,49 @@ async fn a_site_is_rebuilt_under_load_and_with_a_store_that_does_not_open() {
     cluster.expect_nothing_missing(&outcome);
     let said = cluster.at("site-b", &["admin", "meta", "consistency-check", "--local"]);
     assert_eq!(said.code, 0, "{said:?}");
+}
+
+/// A store that is gone while the journal begins later, and one that is damaged in the middle of a rebuild: the first mends itself, the
+/// second by the command that began it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_store_is_copied_again_and_a_broken_rebuild_is_begun_anew() {
+    let cluster = Cluster::bare("site-a,site-b", None);
+    cluster.configure("site-b", "[replication]\nsnapshot_above = \"0\"");
+    for site in ["site-a", "site-b"] {
+        cluster.start(site);
+    }
+    fill(&cluster, "site-a", 300).await;
+    enrol(&cluster, "site-b", "site-a");
+    let end = until(&cluster, "site-b", "the copy", |s| s["phase"] == "COMPLETE");
+    assert_eq!(end["way"], "snapshot", "{end:#}");
+    let complete_at = end["phases"].clone();
+
+    cluster.stop("site-b");
+    let store = cluster.path("site-b", "state").join("meta");
+    std::fs::remove_dir_all(&store).unwrap();
+    let _starting = start_only(&cluster, "site-b");
+    until(&cluster, "site-b", "another copy", |s| s["phase"] == "COMPLETE" && s["phases"] != complete_at);
+    cluster.settle();
+
+    cluster.admin("site-b", &["enroll", "--primary", "site-a", "--force-rebuild"]).ok();
+    let at_once = bootstrap(&cluster, "site-b");
+    assert!(at_once.is_err() || at_once.as_ref().is_ok_and(|s| s["phase"] != "COMPLETE"), "{at_once:?}");
+    until(&cluster, "site-b", "the rebuild to have begun", |s| s["phase"] != "IDLE");
+    cluster.kill("site-b");
+    let order = cluster.path("site-b", "state").join("shipper/rebuild.json");
+    if !order.exists() {
+        return eprintln!("the rebuild was over before the kill: nothing is left to damage");
+    }
+    std::fs::write(store.join("data.mdb"), vec![0x5a; 8192]).unwrap();
+    // Its shipper does not start over that.
+    let said = cluster.dev(&["start", "site-b"]);
+    assert_ne!(said.code, 0, "{said:?}");
+    let begun = cluster.admin("site-b", &["enroll", "--primary", "site-a", "--force-rebuild"]);
+    assert!(begun.code == 0 && begun.out.contains("removes what it has copied"), "{begun:?}\n{}", cluster.logs());
+    let _starting = start_only(&cluster, "site-b");
+    until(&cluster, "site-b", "the rebuild", |s| s["phase"] == "COMPLETE");
+    cluster.settle();
+    assert_eq!(aside(&cluster, "site-b"), Vec::<String>::new(), "the old data went with its end");
 }
 
 /// A number from the environment.

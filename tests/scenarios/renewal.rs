@@ -242,6 +242,11 @@ fn the_authority_is_replaced_under_load() {
     let entries = fs::read_dir(cluster.dir()).expect("a directory").map(|entry| entry.expect("an entry").path());
     let retired = entries.filter(|path| path.to_string_lossy().contains("ca.retired-")).collect::<Vec<_>>();
     let retired = retired.first().and_then(|path| path.to_str()).expect("the old authority");
+    let cold = cluster.path("site-b", "cold");
+    let cold = cold.to_str().expect("UTF-8");
+    cluster.at("site-a", &["admin", "tls", "issue", "site-b", "--out", cold, "--ca-dir", retired]).ok();
+    let installed = cluster.at("site-b", &["admin", "tls", "install", cold]).failed();
+    assert!(installed.contains("CFS-E123") && installed.contains("retired"), "{installed}");
     let text = cluster.at("site-a", &["admin", "tls", "renew-certificates", "--ca-dir", retired]).failed();
     assert!(text.contains("CFS-E123") && !text.contains("renewing"), "{text}");
     // The processes that run now could start anew with it.

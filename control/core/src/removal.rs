@@ -46,6 +46,14 @@ pub fn plan(
     if !site.witness && state.data_sites().count() == 1 {
         return refuse("LAST", format!("{name} is the last data site"), "cfs admin replication status");
     }
+    if state.primary == Some(site.id) && state.is_shared() {
+        let why = format!("active-active is on, and {name} takes appends");
+        return refuse(
+            "ACTIVE_ACTIVE",
+            why,
+            "cfs admin replication config --active-active-mode off, and repeat the command",
+        );
+    }
     if state.primary == Some(site.id) {
         let to = successor(state, leader, site.id, now_ms).map_or("SITE", |site| site.name.as_str());
         let next = format!("cfs admin replication failover --to {to}");

@@ -103,6 +103,10 @@ pub struct Connector {
 /// Bound on connecting, shaking hands and being accepted, each.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection whose peer is not trusted any more ends so much later: when certificates are replaced at both ends another one is made
+/// by then, and nothing breaks.
+const REPLACED_WITHIN: Duration = Duration::from_secs(5);
+
 impl Connector {
     /// Connects over `net` as who `tls` says we are.
     pub fn new(net: Arc<dyn Net>, tls: SharedTls) -> Self {
@@ -130,17 +134,14 @@ impl Connector {
             .await
             .map_err(late)?
             .map_err(|error| handshake_error(addr, expected, material.identity(), &error))?;
-        let leaf: CertificateDer<'static> = match stream.get_ref().1.peer_certificates() {
-            Some([leaf, ..]) => leaf.clone().into_owned(),
-            _ => {
-                return Err(Error::Distrusted {
-                    addr: addr.to_owned(),
-                    reason: "it presented no certificate".to_owned(),
-                });
-            }
+        let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let chain: Vec<CertificateDer<'static>> = shown.iter().map(|der| der.clone().into_owned()).collect();
+        let Some(leaf) = chain.first() else {
+            let reason = "it presented no certificate".to_owned();
+            return Err(Error::Distrusted { addr: addr.to_owned(), reason });
         };
         let found =
-            Identity::from_certificate(&leaf).map_err(|source| Error::Identity { addr: addr.to_owned(), source })?;
+            Identity::from_certificate(leaf).map_err(|source| Error::Identity { addr: addr.to_owned(), source })?;
         if found != *expected {
             return Err(wrong_peer(addr, expected, found.to_string()));
         }
@@ -155,7 +156,15 @@ impl Connector {
             Ok(n) => early.truncate(n),
             Err(error) => return Err(refused(refusal::reason(&error))),
         }
-        Ok(Io::new(Box::new(stream), ()).with_early(early))
+        let (tls, addr) = (self.tls.clone(), addr.to_owned());
+        let distrusted = async move {
+            let reason = refusal::tls_reason(&tls.distrusted(chain).await);
+            // One that shows a newer certificate stands by then, if there is one.
+            tokio::time::sleep(REPLACED_WITHIN).await;
+            tracing::warn!(addr, reason, "closed a connection to a peer that is not trusted any more");
+            io::Error::new(io::ErrorKind::PermissionDenied, reason)
+        };
+        Ok(Io::new(Box::new(stream) as crate::net::BoxStream, ()).with_early(early).with_ending(Box::pin(distrusted)))
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Stage {
     Asked,
     /// They are aside, and the site copies.
     Moved,
+    /// The same, but what it has copied is of no use: the next start of the shipper removes that and copies anew.
+    Again,
     /// The site holds everything, and the old data are kept.
     Kept,
 }
@@ -86,15 +88,22 @@ impl Order {
         Ok(())
     }
 
+    /// Removes what was copied since the old data are aside. May be repeated after a crash anywhere in it.
+    ///
+    /// # Errors
+    /// What the system said; the next try goes on.
+    pub fn discard_copy(&self) -> io::Result<()> {
+        for (place, _) in &self.moves {
+            gone(std::fs::remove_dir_all(place))?;
+        }
+        Ok(())
+    }
+
     /// Ends the order: the old data and the file go. May be repeated.
     ///
     /// # Errors
     /// What the system said; the next try goes on.
     pub fn remove(&self, directory: &Path) -> io::Result<()> {
-        let gone = |outcome: io::Result<()>| match outcome {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
         for (_, aside) in &self.moves {
             gone(std::fs::remove_dir_all(aside))?;
         }
@@ -105,6 +114,14 @@ impl Order {
     /// Where the old data are, for people.
     pub fn aside(&self) -> String {
         self.moves.iter().map(|(_, to)| to.display().to_string()).collect::<Vec<_>>().join(" and ")
+    }
+}
+
+/// What was to be removed may be gone already.
+fn gone(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

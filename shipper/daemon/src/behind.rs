@@ -67,9 +67,28 @@ fn own_copy(node: &Node, stream: StreamId) -> Option<Copy> {
     Some(Copy { first: node.journal.first(stream)?, durable: node.journal.position(stream)?.durable })
 }
 
+/// The streams of which this site's store lacks what its own journal does not have any more: the store was lost, or is an older
+/// one. Nothing that others send fills that.
+fn own_gaps(node: &Node) -> Vec<Behind> {
+    let applied = node.store.position().applied;
+    let held = node.journal.streams().into_iter().filter_map(|stream| Some((stream, own_copy(node, stream)?)));
+    let gaps = held.filter_map(|(stream, own)| {
+        let cursor = applied.get(stream);
+        let first = first_kept(cursor, std::iter::once(own))?;
+        Some(Behind { stream, cursor, first })
+    });
+    gaps.collect()
+}
+
 /// The streams that this site can only go on with after a snapshot: all sites that are heard and have more have removed
-/// what follows.
+/// what follows, or its store lacks what its journal does not have.
 pub(crate) fn here(node: &Node) -> Vec<Behind> {
+    let mut all = own_gaps(node);
+    all.extend(of_others(node));
+    all
+}
+
+fn of_others(node: &Node) -> Vec<Behind> {
     let now_ms = node.boot_ms();
     let streams: Vec<(StreamId, Lsn)> = node.positions.lock().iter().map(|(s, p)| (*s, p.cursor.durable())).collect();
     let peers = node.peers.lock();

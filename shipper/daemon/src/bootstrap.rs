@@ -150,7 +150,8 @@ impl Bootstrap {
 
     /// Whether this site is on its way.
     pub(crate) fn is_under_way(&self) -> bool {
-        self.phase() != Phase::Complete
+        let state = self.lock();
+        state.leaving || state.kept.phase() != Phase::Complete
     }
 
     /// Changes what is kept, on disk before it shows. Blocks, also for as long as the disk is full.
@@ -251,6 +252,15 @@ pub(crate) fn reply(node: &Node) -> v1::BootstrapReply {
     let now_ms = node.boot_ms();
     let applied = node.store.position().applied;
     let state = node.bootstrap.lock();
+    if state.leaving {
+        return v1::BootstrapReply {
+            site: node.site().to_string(),
+            phase: Phase::Idle.word().into(),
+            note: "its data are about to be put aside".into(),
+            aside: state.order.as_ref().map(rebuild::fate).unwrap_or_default(),
+            ..v1::BootstrapReply::default()
+        };
+    }
     let kept = &state.kept;
     let behind = state.goal.beyond(&applied);
     let bytes_per_s = if kept.phase() == Phase::Snapshot { state.bytes_per_s(now_ms) } else { 0 };

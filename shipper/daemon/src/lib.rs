@@ -11,6 +11,7 @@ mod descent;
 mod dial;
 mod digests;
 mod directed;
+mod episodes;
 mod fatal;
 mod forget;
 mod governed;

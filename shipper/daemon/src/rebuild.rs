@@ -33,8 +33,11 @@ pub(crate) fn at_start(config: &Config, governed: &Governed, now_ms: u64) -> any
     let Some(mut order) = read.with_context(|| format!("{} does not read: remove it and order again", place()))? else {
         return Ok(None);
     };
-    if order.stage == Stage::Asked {
-        order.put_aside().with_context(|| format!("{} cannot be put aside", order.aside()))?;
+    if matches!(order.stage, Stage::Asked | Stage::Again) {
+        match order.stage {
+            Stage::Again => order.discard_copy().context("what was copied cannot be removed")?,
+            _ => order.put_aside().with_context(|| format!("{} cannot be put aside", order.aside()))?,
+        }
         governed.abandon()?;
         bootstrap::begin_anew(&directory, now_ms).context("that the enrolment begins anew cannot be kept")?;
         order.stage = Stage::Moved;

@@ -42,16 +42,16 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct Show {
     /// Only records since then: "1 hour ago", 30m, a date, RFC 3339
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
     /// Only records before then
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
     /// Only records of this kind, as in conflict; if there is no such kind: records with this text
     #[arg(long, value_name = "KIND|TEXT")]
     filter: Option<String>,
     /// Only the newest N
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_TAIL as u64))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_TAIL as u64), allow_hyphen_values = true)]
     tail: Option<u64>,
     /// Go on with records as they come
     #[arg(long, conflicts_with = "until")]

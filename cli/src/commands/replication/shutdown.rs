@@ -46,11 +46,14 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     }
     // Nobody is asked about what cannot be.
     let mut candidates = Vec::new();
-    if picture.role == PRIMARY {
+    let request = RemoveRequest { site: site.clone(), force: false };
+    let planned = remove::planned(context, request).await.map_err(as_shutdown);
+    // An older control process plans nothing.
+    let for_the_role = matches!(&planned, Ok(None)) || planned.as_ref().is_err_and(is_for_the_role);
+    if picture.role == PRIMARY && for_the_role {
         candidates = who_can_take_over(context, &site, &picture).await?;
     } else {
-        let request = RemoveRequest { site: site.clone(), force: false };
-        remove::planned(context, request).await.map_err(as_shutdown)?;
+        planned?;
     }
     if !args.yes {
         anstream::eprintln!(
@@ -84,6 +87,11 @@ fn as_shutdown(error: anyhow::Error) -> anyhow::Error {
         Ok(refusal) => refusal.into(),
         Err(error) => error,
     }
+}
+
+/// Whether a site is not removed because it is primary, and for nothing else.
+fn is_for_the_role(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refusal>().is_some_and(|refusal| &*refusal.code == "PRIMARY")
 }
 
 fn request_to(to: &str) -> FailoverRequest {

@@ -25,7 +25,7 @@ pub(in crate::commands) use view::{Certificates, Level, Line};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Warn of certificates that last for fewer days
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(..=36_500))]
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(..=36_500), allow_negative_numbers = true)]
     warn_days: u32,
 }
 

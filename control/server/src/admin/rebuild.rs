@@ -33,6 +33,8 @@ struct Facts<'a> {
     member: bool,
     fenced: bool,
     primary: bool,
+    /// Every site takes appends.
+    shared: bool,
     /// `through` is enrolled, or in the configuration.
     known: bool,
     /// There is another site with data.
@@ -55,6 +57,11 @@ fn refusal(facts: Facts<'_>) -> Option<(&'static str, String, &'static str)> {
     if belongs && !facts.known {
         let why = format!("{through} is neither enrolled nor in the configuration of {here}");
         return Some(("UNKNOWN_SITE", why, "cfs admin replication status --detailed"));
+    }
+    if facts.member && !facts.fenced && facts.shared {
+        let why = format!("active-active is on, and {here} takes appends: its data are those that the others copy");
+        let next = "cfs admin replication config --active-active-mode off, then a failover if this site is primary, then again";
+        return Some(("ACTIVE_ACTIVE", why, next));
     }
     if facts.member && !facts.fenced && facts.primary {
         let why = format!("{here} is primary: its data are those that the others copy");
@@ -85,6 +92,7 @@ pub(super) async fn run(control: &Arc<Control>, request: &v1::EnrollRequest, out
         member,
         fenced,
         primary: state.primary == Some(control.id()),
+        shared: state.is_shared(),
         known: through.as_ref().is_ok_and(|site| control.others().contains_key(site)),
         others: state.data_sites().any(|site| site.id != control.id()),
     };
@@ -218,6 +226,13 @@ async fn leave_order(control: &Control, what: &str, through: &str) -> Result<Str
     let left = blocking(move || leave(&config, bytes_of(config.meta_dir()), &through, held, at_ms)).await;
     let left = left.unwrap_or_else(|error| Err(("STATE", error.to_string(), "journalctl -u claudefs-control")));
     match left {
+        Ok(order) if order.stage == Stage::Again => Ok(format!(
+            "the shipper of {site} does not run ({error}): when it starts it removes what it has copied, and copies another site's store anew; \
+             the old data are aside as {aside}; unless it starts by itself: systemctl start claudefs-shipper; then follow it: cfs admin \
+             replication bootstrap-status",
+            site = control.site(),
+            aside = order.aside()
+        )),
         Ok(order) => Ok(format!(
             "the shipper of {site} does not run ({error}): when it starts it puts the old data aside as {aside}, where they stay, \
              and copies another site's store; unless it starts by itself: systemctl start claudefs-shipper; then follow \
@@ -238,10 +253,12 @@ fn leave(config: &Config, store_bytes: u64, through: &str, held: Vector, at_ms: 
     let given = Order::read(&directory)
         .map_err(|error| state(format!("{}: {error}: remove it", directory.join(cfs_rpc::rebuild::FILE).display())))?;
     match given {
-        Some(order) if order.stage == Stage::Asked => return Ok(order),
+        Some(order) if matches!(order.stage, Stage::Asked | Stage::Again) => return Ok(order),
+        // What it has copied may be what keeps it from starting; nothing of that is nowhere else.
         Some(order) if order.stage == Stage::Moved => {
-            let why = "a rebuild is under way, and the shipper does not run".to_owned();
-            return Err(("UNDER_WAY", why, "systemctl start claudefs-shipper: it goes on where it is"));
+            let again = Order { stage: Stage::Again, ..order };
+            again.write(&directory).map_err(|error| state(format!("the order cannot be kept: {error}")))?;
+            return Ok(again);
         }
         _ => {}
     }
@@ -266,6 +283,7 @@ mod tests {
         member: true,
         fenced: false,
         primary: false,
+        shared: false,
         known: true,
         others: true,
     };
@@ -282,6 +300,7 @@ mod tests {
         assert_eq!(code(FACTS), "");
         assert_eq!(code(Facts { primary: true, ..FACTS }), "PRIMARY");
         assert_eq!(code(Facts { primary: true, fenced: true, ..FACTS }), "", "primary of a group that is over");
+        assert_eq!(code(Facts { shared: true, ..FACTS }), "ACTIVE_ACTIVE");
         assert_eq!(code(Facts { witness: true, ..FACTS }), "KIND");
         assert_eq!(code(Facts { through: "site-b", known: false, ..FACTS }), "ITSELF");
         assert_eq!(code(Facts { known: false, ..FACTS }), "UNKNOWN_SITE");
@@ -309,7 +328,12 @@ mod tests {
         assert_eq!(leave(&config, 0, "site-a", Vector::new(), 8).unwrap(), first);
         let directory = config.paths.state.join("shipper");
         Order { stage: Stage::Moved, ..first.clone() }.write(&directory).unwrap();
-        assert_eq!(leave(&config, 0, "site-a", Vector::new(), 9).unwrap_err().0, "UNDER_WAY");
+        let again = leave(&config, 0, "site-a", Vector::new(), 9).unwrap();
+        assert_eq!(
+            (again.stage, again.at_ms, &again.moves),
+            (Stage::Again, 7, &first.moves),
+            "the old data stay aside"
+        );
         Order { stage: Stage::Kept, ..first }.write(&directory).unwrap();
         assert_eq!(leave(&config, 0, "site-a", Vector::new(), 9).unwrap().at_ms, 9);
     }

@@ -200,6 +200,27 @@ fn entry(store: &dyn Store, parent: u64, name: Bytes, value: &LostValue) -> Resu
     }))
 }
 
+/// What an operation takes the only name from, if it gives that name to another inode, for people; otherwise empty.
+fn displaced(store: &dyn Store, op: &Op) -> Result<String, String> {
+    let (parent, name, inode) = match op.kind.as_ref() {
+        Some(Kind::Link(link)) => (link.parent, &link.name, link.inode),
+        Some(Kind::Rename(rename)) => (rename.to_parent, &rename.to_name, rename.inode),
+        _ => return Ok(String::new()),
+    };
+    let present = store.entry(parent, name).map_err(|error| error.to_string())?;
+    let Some(other) = present.map(|entry| entry.inode).filter(|other| *other != inode) else {
+        return Ok(String::new());
+    };
+    let links = store.inode(other).map_err(|error| error.to_string())?.map_or(0, |view| view.nlink);
+    if links > 1 {
+        return Ok(String::new());
+    }
+    Ok(format!(
+        "inode {other} had this name and has none now; give it another one in the file system, or `cfs admin meta consistency-check \
+         --repair` brings it to /lost+found"
+    ))
+}
+
 /// The name goes again, if it still leads to what the lost write took it from.
 fn removed(store: &dyn Store, parent: u64, name: Bytes, removal: Option<Removal>, force: bool) -> Result<Kind, String> {
     let present = store.entry(parent, &name).map_err(|error| error.to_string())?.ok_or("the name is gone already")?;
@@ -231,9 +252,10 @@ pub(crate) async fn restore(
         let record = cfs_audit::read::find(&here.audit.dir, &name).map_err(|error| error.to_string())?;
         let Some(record) = record else { return Ok(None) };
         let op = operation(&*here.store, &here.journal, &record, force)?;
-        Ok::<_, String>(Some((record, op)))
+        let warning = displaced(&*here.store, &op)?;
+        Ok::<_, String>(Some((record, op, warning)))
     });
-    let (record, op) = match planned.await.map_err(|error| Status::internal(error.to_string()))? {
+    let (record, op, warning) = match planned.await.map_err(|error| Status::internal(error.to_string()))? {
         Ok(Some(planned)) => planned,
         Ok(None) => {
             reply.unknown = true;
@@ -262,5 +284,5 @@ pub(crate) async fn restore(
     let audited = Event::new(AuditKind::Restore, Severity::Info, text).inode(inode);
     let audited = audited.with("of", event).with("by", operator).with("register", register.clone()).with("lsn", lsn.0);
     node.audit(audited.with("stream", stream.to_string()).with("forced", force));
-    Ok(v1::RestoreAuditReply { at: Some(StreamPosition::of(stream, lsn)), inode, register, ..reply })
+    Ok(v1::RestoreAuditReply { at: Some(StreamPosition::of(stream, lsn)), inode, register, warning, ..reply })
 }

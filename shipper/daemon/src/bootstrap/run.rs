@@ -25,6 +25,8 @@ const IDLE_POLL: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(500);
 /// A site that is too far behind for so many looks copies: other ways were tried meanwhile.
 const LOOKS: u32 = 5;
+/// A site that catches up looks so much more often than one that is through.
+const CATCHUP_LOOKS: u32 = 10;
 /// An offer takes no longer.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -49,22 +51,32 @@ pub(crate) async fn run(node: Arc<Node>, journal: mpsc::Sender<Work>) {
                     }
                 }
             }
-            Phase::Catchup => settle::settle(&node).await,
+            Phase::Catchup => {
+                let pause = settle::settle(&node).await;
+                if copies_again(&node, &mut looks, LOOKS * CATCHUP_LOOKS).await { Duration::ZERO } else { pause }
+            }
             Phase::Complete => {
                 rebuild::finish(&node).await;
-                looks = if behind::here(&node).is_empty() { 0 } else { looks + 1 };
-                // A sole primary has nobody to copy from.
-                let directed = node.governed.directed();
-                if looks >= LOOKS && (!directed.primary || directed.shared) {
-                    looks = 0;
-                    tracing::warn!("this site is behind what the others' journals hold: it copies a store");
-                    begin_copy(&node).await;
-                }
+                copies_again(&node, &mut looks, LOOKS).await;
                 IDLE_POLL
             }
         };
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Looks whether no journal brings this site on. If that was so for as many looks on end as are `enough`, it copies a store.
+async fn copies_again(node: &Arc<Node>, looks: &mut u32, enough: u32) -> bool {
+    *looks = if behind::here(node).is_empty() { 0 } else { *looks + 1 };
+    // A sole primary has nobody to copy from.
+    let directed = node.governed.directed();
+    if *looks < enough || (directed.primary && !directed.shared) {
+        return false;
+    }
+    *looks = 0;
+    tracing::warn!("this site is behind what the journals hold: it copies a store");
+    begin_copy(node).await;
+    true
 }
 
 /// Changes what is kept, away from the runtime. A disk that does not take it ends the process, as for every other state.
@@ -81,6 +93,8 @@ pub(super) async fn change(node: &Arc<Node>, change: impl FnOnce(&mut Kept) + Se
 pub(super) async fn enter(node: &Arc<Node>, phase: Phase) {
     let now_ms = node.wall_ns() / 1_000_000;
     change(node, move |kept| kept.enter(phase, now_ms)).await;
+    // What was awaited before is over.
+    node.bootstrap.note("");
     tracing::info!(phase = phase.word(), "enrolment goes on");
 }
 

@@ -52,7 +52,7 @@ pub(super) async fn choose(node: &Arc<Node>, request: &v1::ResyncRequest, here: 
         sound.retain(|source| source.is_whole);
     }
     if sound.is_empty() {
-        return Err(nobody(node, here, &refused.join("; ")));
+        return Err(nobody(node, here, &request.from, &refused.join("; ")));
     }
     agree(&mut sound, request.inode).await?;
     Ok(sound.swap_remove(0))
@@ -159,7 +159,10 @@ async fn copy_of(node: &Arc<Node>, client: &mut PeerClient<Channel>, here: &Veri
 }
 
 /// What to say when no other site will do.
-fn nobody(node: &Node, here: &Verified, refused: &str) -> String {
+fn nobody(node: &Node, here: &Verified, from: &str, refused: &str) -> String {
+    if !from.is_empty() {
+        return format!("{refused}; next: leave --from out, and a site that verifies is looked for");
+    }
     let here = if here.is_sound() {
         format!(
             "the copy of {} is the only one that verifies, so it stays as it is; next: run resync at the other site",

@@ -87,5 +87,8 @@ pub(super) async fn run(context: &Context, config: &Config, args: Args) -> anyho
         lsn: at.lsn,
     };
     output::print(context.format(), &restored)?;
+    if !reply.warning.is_empty() {
+        anstream::eprintln!("warning: {}", reply.warning);
+    }
     Ok(ExitCode::SUCCESS)
 }

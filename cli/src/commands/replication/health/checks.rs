@@ -65,7 +65,8 @@ pub(in crate::commands::replication) fn findings(gathered: &Gathered, picture: &
     if gathered.shipper.is_none() && !picture.witness && picture.state != NO_SHIPPER {
         found.push(shipper_down(&picture.site, picture.role == PRIMARY, &gathered.shipper_error, true));
     }
-    if let Some(shipper) = &gathered.shipper {
+    // Nothing is sent to a site that was removed.
+    if let Some(shipper) = gathered.shipper.as_ref().filter(|_| picture.state != REMOVED) {
         found.extend(stuck(shipper));
         found.extend(super::journal::findings(shipper));
     }
