@@ -288,7 +288,7 @@ async fn bind(
         .add_service(InspectServer::new(inspect::Service(node.clone(), queue)))
         .add_service(cfs_service::debug::server())
         .serve_with_incoming(unix::incoming(local));
-    let admission = admitting(&node, Role::Shipper);
+    let admission = admitting(node, Role::Shipper);
     let peer_service = PeerServer::new(service::Service(node.clone()))
         .max_decoding_message_size(MAX_FRAME_BYTES)
         // Parts of a copy are longer than frames if one row is.
@@ -300,7 +300,7 @@ async fn bind(
         Some(address) => {
             let listener =
                 node.world.net.bind(address).await.with_context(|| format!("listen.producer = {address}"))?;
-            let incoming = incoming(listener, (*node.tls).clone(), admitting(&node, Role::Producer));
+            let incoming = incoming(listener, (*node.tls).clone(), admitting(node, Role::Producer));
             Some(http2::server().add_service(producer_service).serve_with_incoming(incoming))
         }
     };
