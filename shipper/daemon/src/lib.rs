@@ -11,7 +11,6 @@ mod descent;
 mod dial;
 mod digests;
 mod directed;
-mod episodes;
 mod fatal;
 mod forget;
 mod governed;

@@ -29,7 +29,6 @@ use tokio::sync::mpsc;
 
 use crate::audit::{self, Audit};
 use crate::bootstrap::Bootstrap;
-use crate::episodes::Episodes;
 use crate::governed::Governed;
 use crate::governor;
 use crate::node::{Node, Parts, World};
@@ -261,16 +260,6 @@ fn vectors_after(node: &Node, stream: StreamId, applied: &Vector) -> anyhow::Res
     }
 }
 
-/// Lets this role in. One client that is refused again and again for one reason is one episode.
-fn admitting(node: &Arc<Node>, role: Role) -> Admission {
-    let (errors, episodes) = (node.clone(), Episodes::default());
-    Admission::of([role]).on_refused(move |refused| {
-        if episodes.begins(format!("{} {}", refused.addr.ip(), refused.reason), errors.boot_ns()) {
-            errors.metrics.error("refused_connection");
-        }
-    })
-}
-
 /// Binds every socket; the future serves them and ends only with an error.
 async fn bind(
     node: &Arc<Node>,
@@ -288,7 +277,8 @@ async fn bind(
         .add_service(InspectServer::new(inspect::Service(node.clone(), queue)))
         .add_service(cfs_service::debug::server())
         .serve_with_incoming(unix::incoming(local));
-    let admission = admitting(node, Role::Shipper);
+    let errors = node.clone();
+    let admission = Admission::of([Role::Shipper]).on_refused(move |_| errors.metrics.error("refused_connection"));
     let peer_service = PeerServer::new(service::Service(node.clone()))
         .max_decoding_message_size(MAX_FRAME_BYTES)
         // Parts of a copy are longer than frames if one row is.
@@ -300,7 +290,10 @@ async fn bind(
         Some(address) => {
             let listener =
                 node.world.net.bind(address).await.with_context(|| format!("listen.producer = {address}"))?;
-            let incoming = incoming(listener, (*node.tls).clone(), admitting(node, Role::Producer));
+            let errors = node.clone();
+            let admission =
+                Admission::of([Role::Producer]).on_refused(move |_| errors.metrics.error("refused_connection"));
+            let incoming = incoming(listener, (*node.tls).clone(), admission);
             Some(http2::server().add_service(producer_service).serve_with_incoming(incoming))
         }
     };

@@ -250,24 +250,23 @@ const fn type_name(letter: char) -> &'static str {
 }
 
 /// What there is when an inode does not exist.
-fn absent(inode: u64, reply: &LookupReply) -> String {
+fn absent(inode: u64, reply: &LookupReply, detailed: bool) -> String {
     if !reply.found {
         return format!(
             "inode {inode} was never seen here, or it was removed so long ago that all sites have forgotten it; next: \
              `cfs admin meta ls -R /` lists what there is"
         );
     }
+    let next = match detailed {
+        true => "what refers to it stands above".to_owned(),
+        false => format!("next: `cfs admin meta lookup {inode} --detailed` shows what is left of it"),
+    };
     let life = reply.registers.iter().find(|register| register.register == "life");
     match life {
-        Some(life) => format!(
-            "inode {inode} was removed by the entry {}.{}@{}; next: `cfs admin meta lookup {inode} --detailed` shows what is \
-             left of it",
-            life.site, life.incarnation, life.lsn
-        ),
-        None => format!(
-            "inode {inode} was never made here, but something refers to it; next: `cfs admin meta lookup {inode} --detailed` \
-             shows what"
-        ),
+        Some(life) => {
+            format!("inode {inode} was removed by the entry {}.{}@{}; {next}", life.site, life.incarnation, life.lsn)
+        }
+        None => format!("inode {inode} was never made here, but something refers to it; {next}"),
     }
 }
 
@@ -289,7 +288,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(
         reply.exists || !reply.unreadable.is_empty() || reply.others.iter().any(known),
         "{}",
-        absent(inode, &reply)
+        absent(inode, &reply, args.detailed)
     );
     let differs = reply.others.iter().any(|other| matches!(other.verdict.as_str(), "DIFFERS" | "UNREADABLE"));
     Ok(if differs || !reply.unreadable.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

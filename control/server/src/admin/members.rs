@@ -125,7 +125,7 @@ pub(super) async fn rejoin(control: &Arc<Control>, request: &v1::AdminRequest, r
     }
     if member && !fenced && !state.held.contains(&control.id()) {
         if status::quorum(control) == "ok" {
-            let text = has_rejoined(control.site(), control.config.site.witness);
+            let text = has_rejoined(control.site(), control.config.site.witness, state.is_shared());
             return out.done(v1::Done { text, nothing_to_do: true, epoch: state.epoch.0, ..v1::Done::default() }).await;
         }
         let why = status::quorum(control);
@@ -171,9 +171,13 @@ fn group_of(control: &Control, name: &str) -> Result<u64, String> {
 }
 
 /// What is said to who asks a site to rejoin that has, whether by itself or by an earlier command.
-fn has_rejoined(site: &SiteName, witness: bool) -> String {
-    let is = if witness { "witness" } else { "replica" };
-    format!("{site} has rejoined and is a {is}")
+fn has_rejoined(site: &SiteName, witness: bool, shared: bool) -> String {
+    let is = match (witness, shared) {
+        (true, _) => "is a witness",
+        (false, true) => "takes appends, as every data site does",
+        (false, false) => "is a replica",
+    };
+    format!("{site} has rejoined and {is}")
 }
 
 /// A site that was held apart takes part again.
@@ -335,8 +339,9 @@ mod tests {
 
     #[test]
     fn a_site_that_has_rejoined_is_called_what_it_is() {
-        let said = |site: &str, witness| has_rejoined(&SiteName::new(site).expect("a name"), witness);
-        assert_eq!(said("site-a", false), "site-a has rejoined and is a replica");
-        assert_eq!(said("site-w", true), "site-w has rejoined and is a witness");
+        let said = |site: &str, witness, shared| has_rejoined(&SiteName::new(site).expect("a name"), witness, shared);
+        assert_eq!(said("site-a", false, false), "site-a has rejoined and is a replica");
+        assert_eq!(said("site-a", false, true), "site-a has rejoined and takes appends, as every data site does");
+        assert_eq!(said("site-w", true, true), "site-w has rejoined and is a witness");
     }
 }
